@@ -1,0 +1,50 @@
+"""Pipelines: policies composed into one, and what the composition guarantees."""
+
+from typing import Any
+
+from holdfast.infrastructure.resilience.policy import Policy
+
+class Explanation:
+    """What a pipeline guarantees; `str()` is the text that people read. Unbounded figures are infinite.
+
+    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits.
+    """
+
+    policies: tuple[str, ...]
+    attempts: float
+    duration: float
+    hinted_duration: float
+    amplification: float
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    def __init__(
+        self,
+        *,
+        policies: tuple[str, ...],
+        attempts: float,
+        duration: float,
+        hinted_duration: float,
+        amplification: float,
+        errors: tuple[str, ...],
+        warnings: tuple[str, ...],
+    ) -> None: ...
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able facts; infinite figures are None."""
+
+class Pipeline(Policy):
+    """Policies applied together, outermost first, compiled into one function for what they decorate."""
+
+    def __init__(self, *policies: Policy, name: str | None = None) -> None: ...
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies, outermost first; pipelines inside are flattened."""
+
+    @property
+    def name(self) -> str | None:
+        """The name in events of policies that have none of their own."""
+
+    def explain(self) -> Explanation:
+        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings."""
+
+def explain(fn: object) -> Explanation:
+    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else."""
