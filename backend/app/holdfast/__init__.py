@@ -1,0 +1,241 @@
+"""Resilience for Python services: calls that hold when a dependency fails."""
+
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from holdfast.infrastructure.resilience.backoff import Backoff as Backoff
+    from holdfast.infrastructure.resilience.backoff import backoff as backoff
+    from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
+    from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as CircuitBreaker
+    from holdfast.infrastructure.resilience.circuit_breaker import (
+        CircuitBreakerConfig as CircuitBreakerConfig,
+    )
+    from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers as CircuitBreakers
+    from holdfast.infrastructure.resilience.circuit_breaker import breaker_of as breaker_of
+    from holdfast.infrastructure.resilience.circuit_breaker import circuit_breaker as circuit_breaker
+    from holdfast.infrastructure.resilience.circuit_breaker import live_breakers as live_breakers
+    from holdfast.infrastructure.resilience.classify import PERMANENT as PERMANENT
+    from holdfast.infrastructure.resilience.classify import THROTTLED as THROTTLED
+    from holdfast.infrastructure.resilience.classify import TRANSIENT as TRANSIENT
+    from holdfast.infrastructure.resilience.classify import Classifier as Classifier
+    from holdfast.infrastructure.resilience.classify import Verdict as Verdict
+    from holdfast.infrastructure.resilience.classify import classify as classify
+    from holdfast.infrastructure.resilience.classify import register_classifier as register_classifier
+    from holdfast.infrastructure.resilience.classify import retry_after as retry_after
+    from holdfast.infrastructure.resilience.clock import Clock as Clock
+    from holdfast.infrastructure.resilience.clock import current_clock as current_clock
+    from holdfast.infrastructure.resilience.clock import use_clock as use_clock
+    from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
+    from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
+    from holdfast.infrastructure.resilience.deadline import remaining as remaining
+    from holdfast.infrastructure.resilience.errors import CallRejectedError as CallRejectedError
+    from holdfast.infrastructure.resilience.errors import CircuitOpenError as CircuitOpenError
+    from holdfast.infrastructure.resilience.errors import ConfigurationError as ConfigurationError
+    from holdfast.infrastructure.resilience.errors import Fault as Fault
+    from holdfast.infrastructure.resilience.errors import HoldfastError as HoldfastError
+    from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted as RetryBudgetExhausted
+    from holdfast.infrastructure.resilience.errors import TimeoutExceeded as TimeoutExceeded
+    from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
+    from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
+    from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
+    from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
+    from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
+    from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
+    from holdfast.infrastructure.resilience.events import CircuitOpened as CircuitOpened
+    from holdfast.infrastructure.resilience.events import CircuitOverridden as CircuitOverridden
+    from holdfast.infrastructure.resilience.events import Event as Event
+    from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
+    from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
+    from holdfast.infrastructure.resilience.events import RetryScheduled as RetryScheduled
+    from holdfast.infrastructure.resilience.events import RetrySucceeded as RetrySucceeded
+    from holdfast.infrastructure.resilience.events import StorageFailed as StorageFailed
+    from holdfast.infrastructure.resilience.events import Subscription as Subscription
+    from holdfast.infrastructure.resilience.events import WorkerAbandoned as WorkerAbandoned
+    from holdfast.infrastructure.resilience.events import subscribe as subscribe
+    from holdfast.infrastructure.resilience.permit import Permit as Permit
+    from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
+    from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
+    from holdfast.infrastructure.resilience.pipeline import explain as explain
+    from holdfast.infrastructure.resilience.policy import Policy as Policy
+    from holdfast.infrastructure.resilience.randomness import current_random as current_random
+    from holdfast.infrastructure.resilience.randomness import use_random as use_random
+    from holdfast.infrastructure.resilience.retry import Attempt as Attempt
+    from holdfast.infrastructure.resilience.retry import Retry as Retry
+    from holdfast.infrastructure.resilience.retry import RetryConfig as RetryConfig
+    from holdfast.infrastructure.resilience.retry import current_attempt as current_attempt
+    from holdfast.infrastructure.resilience.retry import retry as retry
+    from holdfast.infrastructure.resilience.states import CircuitState as CircuitState
+    from holdfast.infrastructure.resilience.timeout import Timeout as Timeout
+    from holdfast.infrastructure.resilience.timeout import TimeoutConfig as TimeoutConfig
+    from holdfast.infrastructure.resilience.timeout import abandoned_workers as abandoned_workers
+    from holdfast.infrastructure.resilience.timeout import timeout as timeout
+    from holdfast.infrastructure.resilience.window import Window as Window
+    from holdfast.infrastructure.resilience.window import WindowCounts as WindowCounts
+    from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
+    from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
+    from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
+    from holdfast.infrastructure.transport.http import httpx_transport as httpx_transport
+
+# Names load when they are first asked for, so that importing the package costs next to nothing.
+_EXPORTS = {
+    "AsyncHttpxTransport": "holdfast.infrastructure.transport.http",
+    "Attempt": "holdfast.infrastructure.resilience.retry",
+    "Backoff": "holdfast.infrastructure.resilience.backoff",
+    "BudgetExhausted": "holdfast.infrastructure.resilience.events",
+    "CallRejected": "holdfast.infrastructure.resilience.events",
+    "CallRejectedError": "holdfast.infrastructure.resilience.errors",
+    "CallTimedOut": "holdfast.infrastructure.resilience.events",
+    "CallbackFailed": "holdfast.infrastructure.resilience.events",
+    "CircuitBreaker": "holdfast.infrastructure.resilience.circuit_breaker",
+    "CircuitBreakerConfig": "holdfast.infrastructure.resilience.circuit_breaker",
+    "CircuitBreakers": "holdfast.infrastructure.resilience.circuit_breaker",
+    "CircuitClosed": "holdfast.infrastructure.resilience.events",
+    "CircuitHalfOpened": "holdfast.infrastructure.resilience.events",
+    "CircuitOpenError": "holdfast.infrastructure.resilience.errors",
+    "CircuitOpened": "holdfast.infrastructure.resilience.events",
+    "CircuitOverridden": "holdfast.infrastructure.resilience.events",
+    "CircuitState": "holdfast.infrastructure.resilience.states",
+    "Classifier": "holdfast.infrastructure.resilience.classify",
+    "Clock": "holdfast.infrastructure.resilience.clock",
+    "ConfigurationError": "holdfast.infrastructure.resilience.errors",
+    "Event": "holdfast.infrastructure.resilience.events",
+    "Explanation": "holdfast.infrastructure.resilience.pipeline",
+    "Fault": "holdfast.infrastructure.resilience.errors",
+    "HoldfastError": "holdfast.infrastructure.resilience.errors",
+    "HttpxTransport": "holdfast.infrastructure.transport.http",
+    "PERMANENT": "holdfast.infrastructure.resilience.classify",
+    "Permit": "holdfast.infrastructure.resilience.permit",
+    "Pipeline": "holdfast.infrastructure.resilience.pipeline",
+    "Policy": "holdfast.infrastructure.resilience.policy",
+    "ProbeExpired": "holdfast.infrastructure.resilience.events",
+    "Retry": "holdfast.infrastructure.resilience.retry",
+    "RetryBudget": "holdfast.infrastructure.resilience.budget",
+    "RetryBudgetExhausted": "holdfast.infrastructure.resilience.errors",
+    "RetryConfig": "holdfast.infrastructure.resilience.retry",
+    "RetryGaveUp": "holdfast.infrastructure.resilience.events",
+    "RetryScheduled": "holdfast.infrastructure.resilience.events",
+    "RetrySucceeded": "holdfast.infrastructure.resilience.events",
+    "StorageFailed": "holdfast.infrastructure.resilience.events",
+    "Subscription": "holdfast.infrastructure.resilience.events",
+    "THROTTLED": "holdfast.infrastructure.resilience.classify",
+    "TRANSIENT": "holdfast.infrastructure.resilience.classify",
+    "Timeout": "holdfast.infrastructure.resilience.timeout",
+    "TimeoutConfig": "holdfast.infrastructure.resilience.timeout",
+    "TimeoutExceeded": "holdfast.infrastructure.resilience.errors",
+    "Verdict": "holdfast.infrastructure.resilience.classify",
+    "Window": "holdfast.infrastructure.resilience.window",
+    "WindowCounts": "holdfast.infrastructure.resilience.window",
+    "WorkerAbandoned": "holdfast.infrastructure.resilience.events",
+    "abandoned_workers": "holdfast.infrastructure.resilience.timeout",
+    "async_httpx_transport": "holdfast.infrastructure.transport.http",
+    "backoff": "holdfast.infrastructure.resilience.backoff",
+    "breaker_of": "holdfast.infrastructure.resilience.circuit_breaker",
+    "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
+    "classify": "holdfast.infrastructure.resilience.classify",
+    "current_attempt": "holdfast.infrastructure.resilience.retry",
+    "current_clock": "holdfast.infrastructure.resilience.clock",
+    "current_deadline": "holdfast.infrastructure.resilience.deadline",
+    "current_random": "holdfast.infrastructure.resilience.randomness",
+    "deadline_after": "holdfast.infrastructure.resilience.deadline",
+    "explain": "holdfast.infrastructure.resilience.pipeline",
+    "httpx_transport": "holdfast.infrastructure.transport.http",
+    "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
+    "register_classifier": "holdfast.infrastructure.resilience.classify",
+    "remaining": "holdfast.infrastructure.resilience.deadline",
+    "retry": "holdfast.infrastructure.resilience.retry",
+    "retry_after": "holdfast.infrastructure.resilience.classify",
+    "subscribe": "holdfast.infrastructure.resilience.events",
+    "timeout": "holdfast.infrastructure.resilience.timeout",
+    "use_clock": "holdfast.infrastructure.resilience.clock",
+    "use_random": "holdfast.infrastructure.resilience.randomness",
+}
+
+__all__ = [
+    "PERMANENT",
+    "THROTTLED",
+    "TRANSIENT",
+    "AsyncHttpxTransport",
+    "Attempt",
+    "Backoff",
+    "BudgetExhausted",
+    "CallRejected",
+    "CallRejectedError",
+    "CallTimedOut",
+    "CallbackFailed",
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakers",
+    "CircuitClosed",
+    "CircuitHalfOpened",
+    "CircuitOpenError",
+    "CircuitOpened",
+    "CircuitOverridden",
+    "CircuitState",
+    "Classifier",
+    "Clock",
+    "ConfigurationError",
+    "Event",
+    "Explanation",
+    "Fault",
+    "HoldfastError",
+    "HttpxTransport",
+    "Permit",
+    "Pipeline",
+    "Policy",
+    "ProbeExpired",
+    "Retry",
+    "RetryBudget",
+    "RetryBudgetExhausted",
+    "RetryConfig",
+    "RetryGaveUp",
+    "RetryScheduled",
+    "RetrySucceeded",
+    "StorageFailed",
+    "Subscription",
+    "Timeout",
+    "TimeoutConfig",
+    "TimeoutExceeded",
+    "Verdict",
+    "Window",
+    "WindowCounts",
+    "WorkerAbandoned",
+    "abandoned_workers",
+    "async_httpx_transport",
+    "backoff",
+    "breaker_of",
+    "circuit_breaker",
+    "classify",
+    "current_attempt",
+    "current_clock",
+    "current_deadline",
+    "current_random",
+    "deadline_after",
+    "explain",
+    "httpx_transport",
+    "live_breakers",
+    "register_classifier",
+    "remaining",
+    "retry",
+    "retry_after",
+    "subscribe",
+    "timeout",
+    "use_clock",
+    "use_random",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

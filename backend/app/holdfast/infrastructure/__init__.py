@@ -1,0 +1,1 @@
+"""The layer that touches the outside; nothing above it is imported here."""

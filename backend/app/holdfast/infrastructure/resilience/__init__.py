@@ -1,0 +1,1 @@
+"""Policies for one call, and what they share."""

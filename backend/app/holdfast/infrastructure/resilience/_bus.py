@@ -1,0 +1,75 @@
+"""Where decisions become events: a list of subscribers that costs nothing while it is empty."""
+
+from __future__ import annotations
+
+import threading
+
+from holdfast.infrastructure.resilience._ambient import ambient
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from holdfast.infrastructure.resilience.events import Event
+
+    Entry = tuple[Callable[[Any], object], tuple[type[Event], ...], frozenset[str] | None]
+
+
+_MAX_LOGGED = 1000
+
+
+class Bus:
+    """The subscribers of this process, as one immutable tuple that readers need no lock for."""
+
+    __slots__ = ("entries", "lock", "logged")
+
+    def __init__(self) -> None:
+        self.entries: tuple[Entry, ...] = ()
+        self.lock = threading.Lock()
+        self.logged: set[str] = set()
+
+    def add(self, entry: Entry) -> None:
+        """Append a subscriber."""
+        with self.lock:
+            self.entries = (*self.entries, entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a subscriber, if it is there."""
+        with self.lock:
+            self.entries = tuple(one for one in self.entries if one is not entry)
+
+
+bus = Bus()
+
+
+def emit(kind: str, name: str, /, **facts: object) -> None:
+    """Publish an event of the class called `kind`; call it only when `bus.entries` is not empty."""
+    from holdfast.infrastructure.resilience import events  # loaded by the first subscriber
+
+    event: Event = getattr(events, kind)(name=name, at=ambient.monotonic(), **facts)
+    for entry in bus.entries:
+        subscriber, kinds, names = entry
+        if (not kinds or isinstance(event, kinds)) and (names is None or name in names):
+            try:
+                subscriber(event)
+            except Exception as error:  # a subscriber must not change a call's outcome
+                log_once(f"subscriber {subscriber!r}", error)
+
+
+def callback_failed(name: str, callback: str, error: BaseException) -> None:
+    """Report that a user's callback raised: as an event every time, in the log once for each callback."""
+    if bus.entries:
+        emit("CallbackFailed", name, callback=callback, error=error)
+    log_once(f"{callback} of {name!r}", error)
+
+
+def log_once(who: str, error: BaseException) -> None:
+    """Log `error` with its traceback the first time that `who` fails."""
+    with bus.lock:
+        if who in bus.logged or len(bus.logged) > _MAX_LOGGED:
+            return
+        bus.logged.add(who)
+    import logging  # only where something failed
+
+    logging.getLogger("holdfast").error("%s raised; the call's outcome is unchanged", who, exc_info=error)

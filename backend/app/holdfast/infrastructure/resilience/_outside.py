@@ -1,0 +1,210 @@
+"""What a breaker tells to and learns from outside: pybreaker's listeners and storages.
+
+The storage is asked at most once in `_POLL` seconds, and written to when something fails or changes: a success
+of a closed breaker costs no round trip. Where it cannot be reached the breaker goes on by what it knows itself.
+"""
+
+from __future__ import annotations
+
+from holdfast.infrastructure.resilience._breaker import CLOSED, HALF_OPEN, OPEN
+from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit, log_once
+from holdfast.infrastructure.resilience.clock import current_clock
+from holdfast.infrastructure.resilience.states import CircuitState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from holdfast.infrastructure.resilience._breaker import Change, Machine
+    from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
+
+_POLL = 1.0
+
+
+class StateName(str):
+    """A state as pybreaker's listeners see it: a string that has a `name`."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """The string itself."""
+        return str(self)
+
+
+class Outside:
+    """The listeners and the storage of one breaker."""
+
+    __slots__ = ("_breaker", "_storage", "listeners", "throw_on_trip")
+
+    def __init__(
+        self, breaker: CircuitBreaker, listeners: tuple[Any, ...], storage: Any, *, throw: bool
+    ) -> None:
+        self._breaker = breaker
+        self.listeners = listeners
+        self.throw_on_trip = throw
+        self._storage = None if storage is None else Storage(storage, breaker.name)
+
+    def before(self, machine: Machine, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell the listeners that a call begins."""
+        if self.listeners:
+            self._notify(machine, "before_call", fn, *args, **kwargs)
+
+    def succeeded(self, machine: Machine) -> None:
+        """Tell the listeners that a call succeeded."""
+        self._notify(machine, "success")
+
+    def failed(self, machine: Machine, error: BaseException | None) -> None:
+        """Tell the listeners that a call failed, before it is counted."""
+        self._notify(machine, "failure", error)
+
+    def share(self, machine: Machine, change: Change | None, *, failed: bool) -> Change | None:
+        """Share the outcome of a closed breaker's call; return the change that it, or all outcomes together, made."""
+        if self._storage is None:
+            return change
+        if not failed:
+            self._storage.succeeded()
+            return change
+        return self._storage.failed(machine, change)
+
+    def changed(self, machine: Machine, old: CircuitState, new: CircuitState) -> None:
+        """Tell that the state changed."""
+        if self._storage is not None:
+            self._storage.changed(machine, new)
+        self._notify(machine, "state_change", StateName(old.value), StateName(new.value))
+
+    def forget(self) -> None:
+        """Forget the shared failures of a breaker that was closed by hand while it was closed."""
+        if self._storage is not None:
+            self._storage.forget()
+
+    def poll(self, machine: Machine, now: float) -> None:
+        """Learn what other processes decided, if it is time to ask."""
+        if self._storage is not None:
+            change = self._storage.poll(machine, now)
+            if change is not None:
+                if bus.entries:
+                    emit(change.kind, machine.name, **change.facts)
+                self._notify(
+                    machine, "state_change", StateName(change.old.value), StateName(change.new.value)
+                )
+
+    def _notify(self, machine: Machine, method: str, /, *args: Any, **kwargs: Any) -> None:
+        for listener in self.listeners:
+            function: Callable[..., Any] | None = getattr(listener, method, None)
+            if function is None:
+                continue
+            try:
+                function(self._breaker, *args, **kwargs)
+            except Exception as error:  # a listener must not change a call's outcome
+                callback_failed(machine.name, f"listener {type(listener).__name__}.{method}", error)
+
+
+class Storage:
+    """One of pybreaker's storages, asked and told with care."""
+
+    __slots__ = ("_asked", "_dirty", "_name", "_storage")
+
+    def __init__(self, storage: Any, name: str) -> None:
+        self._storage = storage
+        self._name = name
+        self._asked = float("-inf")
+        self._dirty = False
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # a storage that is down must not take the service down
+            if bus.entries:
+                emit("StorageFailed", self._name, error=error)
+            log_once(f"storage of {self._name!r}", error)
+            return None
+
+    def succeeded(self) -> None:
+        """Forget the shared failures, if there may be any."""
+        if self._dirty:
+            self._dirty = False
+            self._try(self._storage.reset_counter)
+
+    def failed(self, machine: Machine, change: Change | None) -> Change | None:
+        """Share one failure; return the change, which may come from what all processes have had together."""
+        self._dirty = True
+        self._try(self._storage.increment_counter)
+        if change is not None:
+            return change
+        shared = self._try(lambda: int(self._storage.counter)) or 0
+        with machine.lock:
+            return machine.learn_failures(shared)
+
+    def forget(self) -> None:
+        """Forget the shared failures."""
+        self._dirty = False
+        self._try(self._storage.reset_counter)
+
+    def changed(self, machine: Machine, new: CircuitState) -> None:
+        """Share a new state."""
+        if new not in {CLOSED, OPEN, HALF_OPEN}:
+            return
+        self._asked = machine.now()
+        self._dirty = self._dirty and new is not CLOSED
+        self._try(lambda: self._write(machine, new))
+
+    def _write(self, machine: Machine, new: CircuitState) -> None:
+        storage = self._storage
+        storage.state = new.value
+        if new is OPEN:
+            from datetime import UTC, datetime  # pybreaker's storages want a datetime
+
+            wall = (machine.config.clock or current_clock()).time()
+            storage.opened_at = datetime.fromtimestamp(wall, UTC)
+        elif new is CLOSED:
+            storage.reset_counter()
+        storage.reset_success_counter()
+
+    def poll(self, machine: Machine, now: float) -> Change | None:
+        """Ask for the shared state and take it over where it differs."""
+        if now - self._asked < _POLL:
+            return None
+        self._asked = now
+        told = self._try(lambda: self._storage.state)
+        try:
+            state = CircuitState(told)
+        except ValueError:
+            return None
+        if told is None or state is machine.mode or machine.mode not in {CLOSED, OPEN, HALF_OPEN}:
+            return None
+        if state is CLOSED and self._try(lambda: self._storage.opened_at) is None:
+            # One that cannot be reached says what it was told to say then; a living one knows when it opened.
+            return None
+        if state is HALF_OPEN:
+            return None if machine.mode is OPEN else self._take_over(machine, OPEN, now, 0.0)
+        left = self._left(machine) if state is OPEN else 0.0
+        return self._take_over(machine, state, now, left)
+
+    def _take_over(self, machine: Machine, state: CircuitState, now: float, left: float) -> Change | None:
+        with machine.lock:
+            if machine.mode is state or (machine.mode is HALF_OPEN and state is OPEN):
+                return None
+            return machine.adopt(state, now, left)
+
+    def _left(self, machine: Machine) -> float:
+        """Return how much longer the shared breaker stays open, seconds."""
+        opened = self._try(lambda: self._storage.opened_at)
+        if opened is None:
+            return 0.0
+        wall = (machine.config.clock or current_clock()).time()
+        limit = machine.config.open_for
+        return max(0.0, min(limit, float(opened.timestamp()) + limit - wall))
+
+
+def connect(
+    breaker: CircuitBreaker, machine: Machine, listeners: tuple[Any, ...], storage: Any, *, throw: bool
+) -> None:
+    """Give a breaker listeners and a storage; the state in the storage is taken over at the first call."""
+    outside = Outside(breaker, listeners, storage, throw=throw)
+    with machine.lock:
+        if machine.outside is not None:
+            return
+        machine.outside = outside
+        machine.set_fast()

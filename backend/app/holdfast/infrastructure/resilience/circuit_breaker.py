@@ -1,0 +1,756 @@
+"""Circuit breaker: stop calling what fails, and find out carefully when it works again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from contextvars import ContextVar
+
+from holdfast.infrastructure.resilience import _breaker_state, _compile
+from holdfast.infrastructure.resilience._breaker import (
+    CLOSED,
+    DISABLED,
+    HALF_OPEN,
+    OPEN,
+    SHADOW,
+    Machine,
+    leave,
+)
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience.classify import TRANSIENT, _check_errors
+from holdfast.infrastructure.resilience.clock import Clock
+from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.window import Window
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from random import Random
+    from types import FrameType, TracebackType
+    from typing import Any, ParamSpec, TypeVar, overload
+
+    from holdfast.infrastructure.resilience.classify import Errors
+    from holdfast.infrastructure.resilience.permit import Permit
+    from holdfast.infrastructure.resilience.states import CircuitState
+    from holdfast.infrastructure.resilience.window import WindowCounts
+
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+else:
+
+    def overload(fn: object) -> object:
+        """Stand in for typing.overload, which costs an import."""
+        return fn
+
+
+_WINDOW = Window.seconds(10.0)
+
+
+class CircuitBreakerConfig(Frozen):
+    """The settings of a `CircuitBreaker`, validated: frozen, keyword-only, comparable."""
+
+    __slots__ = (
+        "clock",
+        "exclude",
+        "failure_rate",
+        "half_open_calls",
+        "half_open_timeout",
+        "min_calls",
+        "on",
+        "open_cap",
+        "open_for",
+        "open_jitter",
+        "random",
+        "result",
+        "slow_call_duration",
+        "slow_call_rate",
+        "window",
+    )
+
+    failure_rate: float
+    min_calls: int
+    window: Window
+    slow_call_duration: float | None
+    slow_call_rate: float
+    open_for: float
+    open_cap: float
+    open_jitter: float
+    half_open_calls: int
+    half_open_timeout: float
+    on: Errors
+    exclude: tuple[type[BaseException] | Callable[[BaseException], bool], ...]
+    result: Callable[[Any], bool] | None
+    clock: Clock | None
+    random: Random | None
+
+    def __init__(
+        self,
+        *,
+        failure_rate: float = 0.5,
+        min_calls: int = 20,
+        window: Window = _WINDOW,
+        slow_call_duration: float | None = None,
+        slow_call_rate: float = 1.0,
+        open_for: float = 5.0,
+        open_cap: float = 60.0,
+        open_jitter: float = 0.2,
+        half_open_calls: int = 3,
+        half_open_timeout: float = 30.0,
+        on: Errors = TRANSIENT,
+        exclude: tuple[type[BaseException] | Callable[[BaseException], bool], ...] = (),
+        result: Callable[[Any], bool] | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._set(
+            failure_rate=failure_rate,
+            min_calls=min_calls,
+            window=window,
+            slow_call_duration=slow_call_duration,
+            slow_call_rate=slow_call_rate,
+            open_for=open_for,
+            open_cap=open_cap,
+            open_jitter=open_jitter,
+            half_open_calls=half_open_calls,
+            half_open_timeout=half_open_timeout,
+            on=on,
+            exclude=_as_tuple(exclude),
+            result=result,
+            clock=clock,
+            random=random,
+        )
+        self._validate()
+
+    def _validate(self) -> None:
+        faults = Faults("CircuitBreaker")
+        faults.number("failure_rate", self.failure_rate, 0, 1, above=True)
+        faults.number("min_calls", self.min_calls, 1, 1_000_000, whole=True)
+        faults.number("slow_call_duration", self.slow_call_duration, 0, 3600, above=True, optional=True)
+        faults.number("slow_call_rate", self.slow_call_rate, 0, 1, above=True)
+        faults.number("open_for", self.open_for, 0, 86_400, above=True)
+        faults.number("open_cap", self.open_cap, 0, 86_400, above=True)
+        faults.number("open_jitter", self.open_jitter, 0, 1)
+        faults.number("half_open_calls", self.half_open_calls, 1, 1000, whole=True)
+        faults.number("half_open_timeout", self.half_open_timeout, 0, 86_400, above=True)
+        faults.check(
+            isinstance(self.window, Window),
+            "window",
+            self.window,
+            "is not a window",
+            "give Window.seconds(10), Window.calls(100) or Window.consecutive(5)",
+        )
+        numbers = (self.open_for, self.open_cap)
+        if all(isinstance(number, (int, float)) for number in numbers) and self.open_cap < self.open_for:
+            faults.add(
+                "open_cap", self.open_cap, f"is below open_for = {self.open_for}", "give at least open_for"
+            )
+        _check_errors(faults, "on", self.on)
+        _check_exclude(faults, self.exclude)
+        faults.callable("result", self.result)
+        faults.check(
+            self.clock is None or isinstance(self.clock, Clock),
+            "clock",
+            self.clock,
+            "is not a Clock",
+            "give a Clock",
+        )
+        faults.finish()
+
+
+def _as_tuple(rules: Any) -> Any:
+    return tuple(rules) if type(rules) in {list, set, frozenset} else rules
+
+
+def _check_exclude(faults: Faults, exclude: Any) -> None:
+    remedy = "give a tuple of exception types and predicates"
+    if exclude.__class__ is not tuple:
+        faults.add("exclude", exclude, "is not a tuple", remedy)
+        return
+    for at, rule in enumerate(exclude):
+        fine = issubclass(rule, BaseException) if isinstance(rule, type) else callable(rule)
+        faults.check(fine, f"exclude[{at}]", rule, "is neither an exception type nor a predicate", remedy)
+
+
+_DEFAULT = CircuitBreakerConfig()
+
+
+class _Block:
+    """A `with` block that has not ended: known by the frame that began it, for a generator's may go on elsewhere.
+
+    An ExitStack's ends in another frame than it began; `task` says whose it is.
+    """
+
+    __slots__ = ("code", "permit", "place", "task")
+
+    def __init__(self, frame: FrameType, task: object, permit: Permit) -> None:
+        self.place = id(frame)
+        self.code = frame.f_code
+        self.task = task
+        self.permit = permit
+
+
+_task: ContextVar[object] = ContextVar("holdfast_block_task", default=None)
+
+
+def _begin(permit: Permit, frame: FrameType) -> None:
+    task = _task.get()
+    if task is None:
+        task = object()
+        _task.set(task)
+    machine: Machine = permit.owner
+    with machine.lock:
+        machine.blocks = [*(machine.blocks or ()), _Block(frame, task, permit)]
+
+
+def _end(machine: Machine, frame: FrameType) -> Permit | None:
+    """Take the permit of the block that ends in `frame`."""
+    with machine.lock:
+        blocks: list[_Block] = machine.blocks or []
+        here = [one for one in blocks if one.place == id(frame) and one.code is frame.f_code]
+        found = here or [one for one in blocks if one.task is _task.get()] or blocks
+        if not found:
+            return None
+        ended = found[-1]
+        machine.blocks = [one for one in blocks if one is not ended] or None
+        return ended.permit
+
+
+class CircuitBreaker(Policy):
+    """Reject calls while the share of failures (or slow calls) in `window` is too high; probe carefully before closing.
+
+    Opens for `open_for * 2**k` seconds (k failed probe rounds), at most `open_cap`, ± `open_jitter`; then admits
+    `half_open_calls` probes. pybreaker's `fail_max`, `reset_timeout`, `success_threshold`, `exclude`,
+    `state_storage` and
+    `throw_new_error_on_trip` are accepted. Raises CircuitOpenError. Safe to share between threads and tasks.
+    """
+
+    __slots__ = ("__weakref__", "_machine")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        failure_rate: float = 0.5,
+        min_calls: int = 20,
+        window: Window = _WINDOW,
+        slow_call_duration: float | None = None,
+        slow_call_rate: float = 1.0,
+        open_for: float = 5.0,
+        open_cap: float = 60.0,
+        open_jitter: float = 0.2,
+        half_open_calls: int = 3,
+        half_open_timeout: float = 30.0,
+        on: Errors = TRANSIENT,
+        exclude: tuple[type[BaseException] | Callable[[BaseException], bool], ...] = (),
+        result: Callable[[Any], bool] | None = None,
+        listeners: tuple[Any, ...] = (),
+        storage: Any = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        fail_max: int | None = None,
+        reset_timeout: float | None = None,
+        success_threshold: int | None = None,
+        state_storage: Any = None,
+        throw_new_error_on_trip: bool = False,
+    ) -> None:
+        settings = {key: value for key, value in locals().items() if key in CircuitBreakerConfig.__slots__}
+        store = storage if storage is not None else state_storage
+        legacy = (fail_max, reset_timeout, success_threshold)
+        if store is not None or any(value is not None for value in legacy):
+            settings = _from_pybreaker(settings, *legacy)
+        config = _shared(CircuitBreakerConfig(**settings))
+        self._begin(name, config)
+        if listeners or store is not None or throw_new_error_on_trip:
+            self._connect(tuple(listeners), store, throw=throw_new_error_on_trip)
+
+    def _begin(self, name: str | None, config: CircuitBreakerConfig) -> None:
+        self._machine = Machine(name or "circuit breaker", config)
+
+    def _connect(self, listeners: tuple[Any, ...], storage: Any, *, throw: bool) -> None:
+        from holdfast.infrastructure.resilience import _outside  # only who migrates needs it
+
+        _outside.connect(self, self._machine, listeners, storage, throw=throw)
+
+    @property
+    def config(self) -> CircuitBreakerConfig:
+        """The settings."""
+        return self._machine.config
+
+    @property
+    def name(self) -> str:
+        """The name in events and errors."""
+        return self._machine.name
+
+    @property
+    def state(self) -> CircuitState:
+        """The state now; reading it changes nothing."""
+        return self._machine.mode
+
+    @property
+    def current_state(self) -> str:
+        """The state as pybreaker's string."""
+        return self._machine.mode.value
+
+    @property
+    def fail_counter(self) -> int:
+        """Failures in the window (in a row, for a consecutive window)."""
+        return self.counts.failures
+
+    @property
+    def counts(self) -> WindowCounts:
+        """What the window holds now."""
+        machine = self._machine
+        with machine.lock:
+            machine.refresh()
+            return machine.counts()
+
+    @property
+    def rejected(self) -> int:
+        """How many calls were refused since the breaker was made or reset."""
+        return self._machine.rejected
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until probes are admitted while open, 0 when they are, None when not open."""
+        machine = self._machine
+        return max(0.0, machine.until - machine.now()) if machine.mode is OPEN else None
+
+    @property
+    def listeners(self) -> tuple[Any, ...]:
+        """The listeners, in order."""
+        outside = self._machine.outside
+        return () if outside is None else outside.listeners
+
+    def add_listener(self, listener: Any) -> None:
+        """Add an object with any of pybreaker's `before_call`, `success`, `failure`, `state_change`."""
+        if self._machine.outside is None:
+            self._connect((), None, throw=False)
+        with self._machine.lock:
+            self._machine.set_listeners((*self.listeners, listener))
+
+    def remove_listener(self, listener: Any) -> None:
+        """Remove a listener; ValueError if it is not there."""
+        with self._machine.lock:
+            left = list(self.listeners)
+            left.remove(listener)
+            self._machine.set_listeners(tuple(left))
+
+    def admit(self) -> Permit:
+        """Admit one call and return its permit, to be settled exactly once. CircuitOpenError when refused."""
+        return self._machine.admit()
+
+    def __enter__(self) -> Permit:
+        """Admit the block."""
+        return self._enter(sys._getframe(1))
+
+    def _enter(self, frame: FrameType) -> Permit:
+        machine = self._machine
+        permit = machine.admit()
+        try:
+            if machine.outside is not None:
+                machine.outside.before(machine, None, (), {})
+        except BaseException:
+            permit.neutral()
+            raise
+        _begin(permit, frame)
+        return permit
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Settle the block's permit by how it ended."""
+        self._exit(error, sys._getframe(1))
+
+    def _exit(self, error: BaseException | None, frame: FrameType) -> None:
+        permit = _end(self._machine, frame)
+        if permit is not None:
+            leave(permit, error)
+
+    async def __aenter__(self) -> Permit:
+        """Admit the block."""
+        return self._enter(sys._getframe(1))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Settle the block's permit by how it ended."""
+        self._exit(error, sys._getframe(1))
+
+    def open(self) -> None:
+        """Open now, for the usual time."""
+        self._machine.override(OPEN)
+
+    def close(self) -> None:
+        """Close now, with an empty window."""
+        self._machine.override(CLOSED)
+
+    def half_open(self) -> None:
+        """Admit probes now."""
+        self._machine.override(HALF_OPEN)
+
+    def reset(self) -> None:
+        """Close, forget all history and every override."""
+        self._machine.rounds = self._machine.rejected = 0
+        self._machine.override(CLOSED)
+
+    def isolate(self) -> None:
+        """Refuse every call until `release` was called as often as this."""
+        self._machine.hold(1)
+
+    def release(self) -> None:
+        """Undo one `isolate`; the last one closes the breaker. Without one it does nothing."""
+        self._machine.hold(-1)
+
+    def disable(self) -> None:
+        """Admit every call and record nothing, until `reset` or `close`."""
+        self._machine.override(DISABLED)
+
+    def shadow(self) -> None:
+        """Record and report, but never refuse, until `reset` or `close`."""
+        self._machine.override(SHADOW)
+
+    def export_state(self) -> dict[str, Any]:
+        """Return the state as JSON-able facts that another process can import."""
+        return _breaker_state.export(self._machine)
+
+    def import_state(self, state: Mapping[str, Any]) -> None:
+        """Take over an exported state; wall time since then counts as time spent open. ValueError if malformed."""
+        _breaker_state.restore(self._machine, state)
+
+    def __repr__(self) -> str:
+        """Show name and state."""
+        return f"<CircuitBreaker {self.name!r} {self.current_state}>"
+
+    def _shape(self) -> tuple[Any, ...]:
+        config = self.config
+        timed = config.slow_call_duration is not None
+        return ("breaker", config.window.kind, timed, config.result is not None, config.clock is not None)
+
+    def _bind(self) -> dict[str, Any]:
+        _register(self)
+        clock = self.config.clock
+        return {"m": self._machine} if clock is None else {"m": self._machine, "clock": clock.monotonic}
+
+    def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
+        _emit(self.config, code, at, inner)
+
+
+def _emit(config: CircuitBreakerConfig, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
+    """Write the lines of a breaker whose machine is called `_m{at}`."""
+    now = "_now()" if config.clock is None else f"_clock{at}()"
+    timed = config.slow_call_duration is not None
+    code.line(f"_w{at} = _m{at}.fast")
+    if timed:
+        code.line(f"_t{at} = {now}")
+        with code.block(f"if _w{at} is None or _t{at} >= _w{at}.edge:"):
+            code.line(f"_w{at} = _advance(_m{at}, _t{at})")
+    with code.block(f"if _w{at} is None:"):
+        if not timed:
+            code.line(f"_t{at} = {now}")
+        code.line(f"_u{at} = _m{at}.shut")
+        with code.block(f"if _t{at} < _u{at}:"):
+            code.line(f"_m{at}.rejected += 1")
+            with code.block("if _bus.entries or _pybreaker.unjoined in _modules:"):
+                code.line(f"_tell_refusal(_m{at}, _t{at})")
+            code.line(f"raise _CircuitOpenError(_m{at}.name, _u{at} - _t{at})")
+        code.line(f"_permit{at} = _admit(_m{at})")
+        code.line(f"_result = {code.slow('_guard', f'_permit{at}', '_stack', str(at + 1))}")
+    with code.block("else:"):
+        if timed:
+            code.line(f"_w{at}.n += 1")
+            code.line(f"_w{at}.last = _t{at}")
+        with code.block("try:"):
+            inner()
+        with code.block("except BaseException as _error:"):
+            code.line(
+                f"_fail_timed(_m{at}, _w{at}, _t{at}, _error)" if timed else f"_fail(_m{at}, _w{at}, _error)"
+            )
+            code.line("raise")
+        _emit_success(config, code, at, now)
+
+
+def _emit_success(config: CircuitBreakerConfig, code: _compile.Code, at: int, now: str) -> None:
+    timed = config.slow_call_duration is not None
+    started = f"_t{at}" if timed else "0.0"
+    if config.result is not None:
+        code.line(f"_judged(_m{at}, _w{at}, {started}, _result)")
+    elif timed or config.window.kind == "seconds":
+        with code.block(f"if {now} >= _w{at}.edge:"):
+            code.line(f"_record(_m{at}, _w{at}, {started}, False)")
+        with code.block("else:"):
+            code.line(f"_w{at}.ok += 1")
+    elif config.window.kind == "calls":
+        with code.block(f"if _w{at}.room:"):
+            code.line(f"_w{at}.room -= 1")
+    else:
+        code.line(f"_w{at}.ok = True")
+
+
+def _from_pybreaker(
+    settings: dict[str, Any],
+    fail_max: int | None,
+    reset_timeout: float | None,
+    success_threshold: int | None,
+) -> dict[str, Any]:
+    """Translate pybreaker's settings: every error counts, in a row; a fixed time open; one failed probe reopens."""
+    given = dict(settings)
+    if fail_max is not None or settings["window"] is _WINDOW:
+        given["window"] = Window.consecutive(5 if fail_max is None else fail_max)
+    if settings["on"] is TRANSIENT:
+        given["on"] = Exception
+    given["half_open_calls"] = 1 if success_threshold is None else success_threshold
+    if reset_timeout is not None or settings["open_for"] == _DEFAULT.open_for:
+        seconds = 60.0 if reset_timeout is None else reset_timeout
+        given.update(open_for=seconds, open_cap=seconds, open_jitter=0.0)
+    return given
+
+
+def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
+    """Let all breakers with the default settings share one configuration."""
+    return _DEFAULT if config == _DEFAULT else config
+
+
+class CircuitBreakers(Policy):
+    """A family of breakers with the same settings, one per key (host, tenant, operation), made when first needed.
+
+    At most `max_keys`: the least recently used closed one goes first; ones idle for `idle` seconds go too.
+    """
+
+    __slots__ = ("_key", "_name", "_shelf")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        key: Callable[..., Hashable] | None = None,
+        max_keys: int = 1000,
+        idle: float = 3600.0,
+        **settings: Any,
+    ) -> None:
+        faults = Faults("CircuitBreakers")
+        faults.number("max_keys", max_keys, 1, 10_000_000, whole=True)
+        faults.number("idle", idle, 0, above=True)
+        faults.callable("key", key)
+        faults.finish()
+        self._name = name
+        self._key = key
+        self._shelf = _Shelf(name, max_keys, idle, settings)
+
+    @property
+    def name(self) -> str | None:
+        """The family's name; a breaker's is `family[key]`."""
+        return self._name
+
+    def get(self, key: Hashable) -> CircuitBreaker:
+        """Return the breaker of `key`, made if there is none."""
+        return self._shelf.get(key)
+
+    def peek(self, key: Hashable) -> CircuitBreaker | None:
+        """Return the breaker of `key`, or None; nothing is made and nothing counts as used."""
+        return self._shelf.peek(key)
+
+    def discard(self, key: Hashable) -> None:
+        """Forget the breaker of `key`."""
+        self._shelf.discard(key)
+
+    def __len__(self) -> int:
+        """Return how many breakers there are."""
+        return len(self._shelf.entries)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """Iterate over the keys there are now, least recently used first."""
+        return iter(self._shelf.keys())
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether `key` has a breaker."""
+        return key in self._shelf.entries
+
+    def _with_key(self, key: Callable[..., Hashable]) -> CircuitBreakers:
+        """Return the same family, sharing its breakers, with a key function."""
+        made = CircuitBreakers.__new__(CircuitBreakers)
+        made._name, made._key, made._shelf = self._name, key, self._shelf
+        return made
+
+    def _shape(self) -> tuple[Any, ...]:
+        config = self._shelf.config
+        timed = config.slow_call_duration is not None
+        return ("breakers", config.window.kind, timed, config.result is not None, config.clock is not None)
+
+    def _bind(self) -> dict[str, Any]:
+        if self._key is None:
+            raise TypeError(
+                "CircuitBreakers needs to know which breaker a call belongs to: give key=, a function of the call's "
+                "arguments, or use family.get(key) as the policy"
+            )
+        bound: dict[str, Any] = {"pick": self._pick}
+        clock = self._shelf.config.clock
+        return bound if clock is None else {**bound, "clock": clock.monotonic}
+
+    def _pick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Machine:
+        assert self._key is not None  # noqa: S101  # refused when the call was compiled
+        return self._shelf.get(self._key(*args, **kwargs))._machine
+
+    def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
+        args = "_args" if code.signature is _compile.CALLER else code.signature.args
+        code.line(f"_m{at} = _pick{at}({args}, {code.signature.kwargs})")
+        _emit(self._shelf.config, code, at, inner)
+
+
+class _Shelf:
+    """The breakers of a family by key, least recently used first."""
+
+    __slots__ = ("_idle", "_limit", "_lock", "_name", "_settings", "config", "entries")
+
+    def __init__(self, name: str | None, limit: int, idle: float, settings: dict[str, Any]) -> None:
+        self._name = name or "circuit breakers"
+        self._limit = limit
+        self._idle = idle
+        self._settings = settings
+        self._lock = threading.Lock()
+        self.config = CircuitBreaker(self._name, **settings).config
+        # key → breaker and when it was last used, on the family's clock
+        self.entries: OrderedDict[Hashable, list[Any]] = OrderedDict()
+
+    def get(self, key: Hashable) -> CircuitBreaker:
+        """Return the breaker of `key`, made if there is none, and mark it used."""
+        with self._lock:
+            entry = self.entries.get(key)
+            if entry is None:
+                made = CircuitBreaker(f"{self._name}[{key}]", **self._settings)
+                self.entries[key] = [made, made._machine.now()]
+                self._evict(made._machine.now())
+                return made
+            self.entries.move_to_end(key)
+            breaker: CircuitBreaker = entry[0]
+            entry[1] = breaker._machine.now()
+            return breaker
+
+    def _evict(self, now: float) -> None:
+        entries = self.entries
+        while len(entries) > 1 and now - next(iter(entries.values()))[1] >= self._idle:
+            entries.popitem(last=False)
+        while len(entries) > self._limit:
+            del entries[self._victim()]
+
+    def _victim(self) -> Hashable:
+        keys = list(self.entries)[:-1]
+        closed = (key for key in keys if self.entries[key][0].state is CLOSED)
+        return next(closed, keys[0])
+
+    def peek(self, key: Hashable) -> CircuitBreaker | None:
+        """Return the breaker of `key`, or None."""
+        entry = self.entries.get(key)
+        return None if entry is None else entry[0]
+
+    def discard(self, key: Hashable) -> None:
+        """Forget the breaker of `key`."""
+        with self._lock:
+            self.entries.pop(key, None)
+
+    def keys(self) -> list[Hashable]:
+        """Return the keys, least recently used first."""
+        with self._lock:
+            return list(self.entries)
+
+
+@overload
+def circuit_breaker(fn: Callable[_P, _T], /) -> Callable[_P, _T]: ...
+
+
+@overload
+def circuit_breaker(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    failure_rate: float = 0.5,
+    min_calls: int = 20,
+    window: Window = _WINDOW,
+    slow_call_duration: float | None = None,
+    slow_call_rate: float = 1.0,
+    open_for: float = 5.0,
+    open_cap: float = 60.0,
+    open_jitter: float = 0.2,
+    half_open_calls: int = 3,
+    half_open_timeout: float = 30.0,
+    on: Errors = TRANSIENT,
+    exclude: tuple[type[BaseException] | Callable[[BaseException], bool], ...] = (),
+    result: Callable[[Any], bool] | None = None,
+    listeners: tuple[Any, ...] = (),
+    storage: Any = None,
+    clock: Clock | None = None,
+    random: Random | None = None,
+    fail_max: int | None = None,
+    reset_timeout: float | None = None,
+    success_threshold: int | None = None,
+    state_storage: Any = None,
+    throw_new_error_on_trip: bool = False,
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
+
+
+def circuit_breaker(fn: Any = None, /, **settings: Any) -> Any:
+    """Decorate with a `CircuitBreaker` of the function's own, named after its module and qualified name.
+
+    With settings: with `CircuitBreaker(name, **settings)`.
+    """
+    if fn is not None:
+        return _decorate(fn, {})
+    _check_settings(settings)
+
+    def decorator(target: Any) -> Any:
+        return _decorate(target, settings)
+
+    return decorator
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raise for bad settings where they are written, not where the decorator is applied."""
+    CircuitBreaker(
+        settings.get("name"), **{key: value for key, value in settings.items() if key not in _NOT_CHECKED}
+    )
+
+
+_NOT_CHECKED = {"name", "storage", "state_storage", "listeners"}
+
+
+def _decorate(fn: Any, settings: dict[str, Any]) -> Any:
+    target = fn.__func__ if type(fn) in {staticmethod, classmethod} else fn
+    _compile.refuse_target(target)
+    default = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
+    breaker = CircuitBreaker(
+        settings.get("name") or default, **{k: v for k, v in settings.items() if k != "name"}
+    )
+    return breaker(fn)
+
+
+def breaker_of(fn: Callable[..., Any]) -> CircuitBreaker:
+    """Return the outermost circuit breaker that `fn` is decorated with. LookupError without one."""
+    stack = _compile.stack_of(getattr(fn, "__func__", fn))
+    for part in stack.parts if stack is not None else ():
+        if isinstance(part, CircuitBreaker):
+            return part
+    raise LookupError(f"{fn!r} has no circuit breaker of its own: decorate it with @circuit_breaker")
+
+
+_live: list[weakref.ref[CircuitBreaker]] = []
+
+
+def _register(breaker: CircuitBreaker) -> None:
+    if not len(_live) & (len(_live) - 1):
+        _live[:] = [ref for ref in _live if ref() is not None]
+    _live.append(weakref.ref(breaker))
+
+
+def live_breakers() -> list[CircuitBreaker]:
+    """Return every breaker that a living function is decorated with, oldest first; keeps none alive."""
+    found = [breaker for ref in list(_live) if (breaker := ref()) is not None]
+    return list(dict.fromkeys(found))

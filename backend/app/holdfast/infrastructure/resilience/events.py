@@ -1,0 +1,164 @@
+"""What policies decide, as frozen events for subscribers; without a subscriber none is even made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.infrastructure.resilience._bus import bus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something a policy decided: the policy's or function's `name`, and `at`, monotonic seconds."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """Attempt number `attempt` failed with `error` (None: result refused); the next follows in `delay` s."""
+
+    attempt: int
+    delay: float
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySucceeded(Event):
+    """A call succeeded at attempt number `attempts`, which is more than one."""
+
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryGaveUp(Event):
+    """A call failed for good after `attempts`, `elapsed` seconds after its first failure, for `reason`."""
+
+    attempts: int
+    elapsed: float
+    reason: str
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetExhausted(Event):
+    """A retry was not made because the budget `budget` had no token for it."""
+
+    budget: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRejected(Event):
+    """A policy of kind `policy` refused a call; `retry_after`: seconds until a try makes sense, if known."""
+
+    policy: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitOpened(Event):
+    """A breaker opened for `open_for` seconds because of `reason`; in shadow mode it only would have."""
+
+    open_for: float
+    reason: str
+    calls: int
+    failures: int
+    slow: int
+    shadow: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitHalfOpened(Event):
+    """A breaker lets its probes through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitClosed(Event):
+    """A breaker closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitOverridden(Event):
+    """A person set a breaker's state to `state`: `isolated`, `disabled`, `shadow`, `open` or `closed`."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeExpired(Event):
+    """A half-open probe did not return in time; its permit was given back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTimedOut(Event):
+    """A call ran into its bound of `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerAbandoned(Event):
+    """A timed-out function still runs in its thread; `abandoned` such threads are running now."""
+
+    abandoned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackFailed(Event):
+    """A listener, predicate or callback raised `error`; the call's outcome is unchanged."""
+
+    callback: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFailed(Event):
+    """A breaker's storage could not be reached; local state is used."""
+
+    error: Exception
+
+
+_E = TypeVar("_E", bound=Event)
+
+
+class Subscription:
+    """A subscriber's place on the list; close it, or use it as a `with` block, to leave."""
+
+    __slots__ = ("_entry",)
+    _entry: tuple[Callable[[Any], object], tuple[type[Event], ...], frozenset[str] | None]
+
+    def close(self) -> None:
+        """Leave the list; a second time does nothing."""
+        bus.remove(self._entry)
+
+    def __enter__(self) -> Subscription:
+        """Return itself: it is on the list already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the list."""
+        self.close()
+
+
+def subscribe(
+    subscriber: Callable[[_E], object], *kinds: type[_E], names: frozenset[str] | None = None
+) -> Subscription:
+    """Call `subscriber` with every event of `kinds` (or all) from the policies called `names` (or all).
+
+    It is called in the thread that decides, outside every lock. If it raises, that is logged once, no more.
+    """
+    subscription = Subscription()
+    subscription._entry = (subscriber, kinds, names)
+    bus.add(subscription._entry)
+    return subscription

@@ -1,0 +1,116 @@
+"""Pipelines: policies composed into one, and what the composition guarantees."""
+
+from __future__ import annotations
+
+from holdfast.infrastructure.resilience import _compile, _explain
+from holdfast.infrastructure.resilience._frozen import Frozen
+from holdfast.infrastructure.resilience.policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Explanation(Frozen):
+    """What a pipeline guarantees; `str()` is the text that people read. Unbounded figures are infinite.
+
+    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits.
+    """
+
+    __slots__ = ("amplification", "attempts", "duration", "errors", "hinted_duration", "policies", "warnings")
+
+    policies: tuple[str, ...]
+    attempts: float
+    duration: float
+    hinted_duration: float
+    amplification: float
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        policies: tuple[str, ...],
+        attempts: float,
+        duration: float,
+        hinted_duration: float,
+        amplification: float,
+        errors: tuple[str, ...],
+        warnings: tuple[str, ...],
+    ) -> None:
+        self._set(
+            policies=policies,
+            attempts=attempts,
+            duration=duration,
+            hinted_duration=hinted_duration,
+            amplification=amplification,
+            errors=errors,
+            warnings=warnings,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able facts; infinite figures are None."""
+        return {name: None if value == float("inf") else value for name, value in self._fields().items()}
+
+    def __str__(self) -> str:
+        """Return the explanation as people read it."""
+        return _explain.text(self)
+
+    __repr__ = __str__
+
+
+class Pipeline(Policy):
+    """Policies applied together, outermost first, compiled into one function for what they decorate."""
+
+    __slots__ = ("_name", "_policies")
+
+    def __init__(self, *policies: Policy, name: str | None = None) -> None:
+        for policy in policies:
+            if not isinstance(policy, Policy):
+                raise TypeError(
+                    f"{policy!r} is not a policy: give policies such as Retry() or CircuitBreaker(name)"
+                )
+        if not policies:
+            raise TypeError("a pipeline needs at least one policy: give them outermost first")
+        self._name = name
+        self._policies = tuple(part for policy in policies for part in _flat(policy))
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies, outermost first; pipelines inside are flattened."""
+        return self._policies
+
+    @property
+    def name(self) -> str | None:
+        """The name in events of policies that have none of their own."""
+        return self._name
+
+    def explain(self) -> Explanation:
+        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings."""
+        return Explanation(**_explain.facts(self._policies))
+
+    def __repr__(self) -> str:
+        """Show the policies."""
+        return f"Pipeline({', '.join(map(repr, self._policies))})"
+
+    def _label(self) -> str | None:
+        return self._name
+
+    def _parts(self) -> tuple[Policy, ...]:
+        return tuple(part for policy in self._policies for part in policy._parts())
+
+
+def _flat(policy: Policy) -> tuple[Policy, ...]:
+    return policy.policies if isinstance(policy, Pipeline) else (policy,)
+
+
+def explain(fn: object) -> Explanation:
+    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else."""
+    if isinstance(fn, Policy):
+        return Explanation(**_explain.facts(_flat(fn)))
+    stack = _compile.stack_of(getattr(fn, "__func__", fn))
+    if stack is None:
+        raise TypeError(
+            f"{fn!r} has no policies to explain: give a decorated function, a policy or a pipeline"
+        )
+    return Explanation(**_explain.facts(stack.parts))

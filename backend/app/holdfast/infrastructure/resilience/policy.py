@@ -1,0 +1,80 @@
+"""What every policy can do."""
+
+from __future__ import annotations
+
+from holdfast.infrastructure.resilience import _compile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    from holdfast.infrastructure.resilience._compile import Code
+
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+
+class Policy:
+    """A way of making a call hold: decorate with it, or call through it. Immutable, shared by threads and tasks."""
+
+    __slots__ = ("_callers",)
+
+    _callers: tuple[Any, Any]
+
+    @property
+    def name(self) -> str | None:
+        """The name in events and errors, if the policy has one of its own."""
+        return None
+
+    def __call__(self, fn: Callable[_P, _T], /) -> Callable[_P, _T]:
+        """Return `fn` under this policy, with its signature: sync stays sync, async stays async.
+
+        Policies that `fn` already has are compiled into the same function. TypeError for generator functions,
+        classes, bound methods and sync functions that return awaitables.
+        """
+        decorated: Callable[_P, _T] = _compile.decorate(self._parts(), fn, self._label())
+        return decorated
+
+    def call(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call `fn` once under this policy and return what it returns: an awaitable for an async function."""
+        _compile.refuse_target(fn, call=True)
+        try:
+            callers = self._callers
+        except AttributeError:
+            callers = self._make_callers()
+        result: _T = callers[_compile.is_async_function(fn)](fn, *args, **kwargs)
+        return result
+
+    def source(self, fn: Callable[..., Any] | None = None) -> str:
+        """Return the Python source that decorating `fn` (by default a function of one argument) compiles to."""
+        return _compile.source(self._parts(), fn or _example)
+
+    def _make_callers(self) -> tuple[Any, Any]:
+        parts = self._parts()
+        name = self._label()
+        made = (_compile.caller(parts, name, is_async=False), _compile.caller(parts, name, is_async=True))
+        object.__setattr__(self, "_callers", made)
+        return made
+
+    def _label(self) -> str | None:
+        """Return the name for events of policies that have none, if it is not the function's."""
+        return None
+
+    def _parts(self) -> tuple[Policy, ...]:
+        return (self,)
+
+    # What a policy gives to the compiler: the shape says which lines `_emit` writes, `_bind` the values they name.
+
+    def _shape(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def _bind(self) -> dict[str, Any]:
+        return {}
+
+    def _emit(self, code: Code, at: int, inner: Callable[[], None]) -> None:
+        raise NotImplementedError
+
+
+def _example(argument: object) -> object:
+    return argument

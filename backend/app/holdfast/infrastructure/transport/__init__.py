@@ -1,0 +1,1 @@
+"""Policies applied to a transport."""
