@@ -1,0 +1,74 @@
+"""Servers that the integration tests share: HTTP that fails as scripted, and Redis where there is one."""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from backend.tests.integration._client import Caller, Mode, SkippingClock, caller
+from backend.tests.integration._server import FaultyServer
+from holdfast.infrastructure.resilience.clock import use_clock
+from holdfast.infrastructure.resilience.policy import Policy
+
+
+@pytest.fixture
+def http_server() -> Iterator[FaultyServer]:
+    """Give a real HTTP server on a local port; it answers well until it is told otherwise."""
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def skipping_clock() -> Iterator[SkippingClock]:
+    """Give a clock that runs in real time, but remembers and skips what policies want to wait."""
+    clock = SkippingClock()
+    with use_clock(clock):
+        yield clock
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest, skipping_clock: SkippingClock) -> Iterator[Callable[..., Caller]]:
+    """Give a function that makes a client over a policy, sync or async; none may leave a response open."""
+    mode: Mode = request.param
+    made: list[Caller] = []
+
+    def make(policy: Policy, **settings: Any) -> Caller:
+        made.append(caller(mode, policy, **settings))
+        return made[-1]
+
+    yield make
+    left_open = [one.open.now for one in made]
+    for one in made:
+        one.close()
+    assert left_open == [0] * len(made)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """Give the URL of a Redis that answers; without one, skip, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
+    urls = (os.environ.get("HOLDFAST_REDIS_URL"), os.environ.get("REDIS_URL"), "redis://127.0.0.1:6379/0")
+    url = next(filter(None, urls))
+    problem = redis_problem(url)
+    if problem is None:
+        return url
+    if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
+        pytest.fail(f"{problem}, and HOLDFAST_REQUIRE_SERVICES=1")
+    pytest.skip(f"{problem}; start one, or say where it is in HOLDFAST_REDIS_URL")
+
+
+def redis_problem(url: str) -> str | None:
+    """Return why Redis at `url` cannot be used, or None."""
+    try:
+        redis: Any = importlib.import_module("redis")
+    except ImportError:
+        return "the package redis is not installed (extra `redis`)"
+    client = redis.Redis.from_url(url, socket_connect_timeout=0.5, socket_timeout=0.5)
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        return f"no Redis answers at {url} ({error})"
+    finally:
+        client.close()
+    return None

@@ -1,0 +1,59 @@
+"""Fixtures of the seam suite: one driver for sync and async on virtual time, and policies without chance in them."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
+from backend.tests.integration.resilience._make import Make
+from backend.tests.integration.resilience._redis import RedisProcess, connect, delete
+from holdfast.testing.clock import VirtualClock
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Run the test twice: give "sync", then "async"."""
+    chosen: Mode = request.param
+    return chosen
+
+
+@pytest.fixture
+def driver(mode: Mode, virtual_clock: VirtualClock) -> Iterator[Driver]:
+    """Give what runs a scenario in the mode, on the virtual clock."""
+    made = driver_of(mode, virtual_clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["decorators", "pipeline", "call"])
+def compose(request: pytest.FixtureRequest, driver: Driver) -> Compose:
+    """Run the test once for each form of a stack: decorators, a `Pipeline`, `Pipeline.call`; give what writes it."""
+    form: Form = request.param
+    return partial(driver.compose, form)
+
+
+@pytest.fixture
+def make(seeded_random: int) -> Make:
+    """Give a maker of policies that leave nothing to chance; where one must draw, the draws are seeded."""
+    return Make()
+
+
+@pytest.fixture
+def redis_namespace(redis_url: str) -> Iterator[str]:
+    """Give a namespace that nobody else uses in the Redis at `redis_url`, and delete its keys afterwards."""
+    namespace = f"holdfast-test-{uuid4().hex}"
+    yield namespace
+    with connect(redis_url) as client:
+        delete(client, namespace)
+
+
+@pytest.fixture
+def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
+    """Give a running redis-server of the test's own, which the test may kill and start again."""
+    process = RedisProcess(tmp_path)
+    process.start()
+    yield process
+    process.kill()
