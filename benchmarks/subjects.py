@@ -1,0 +1,178 @@
+"""The functions that are wrapped, and the units that they are compared with."""
+
+# ruff: noqa: ARG001  # they take what services take, and do nothing with it
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from time import monotonic
+from typing import Any
+
+from benchmarks.rows import Function
+
+SERVICE = "7, quantity=2"
+PLAIN = "1"
+
+
+def fetch(order_id: int, *, quantity: int = 1) -> int:
+    """Look like a call of a service: the subject of the headline."""
+    return order_id
+
+
+def f(x: int) -> int:
+    """Have one positional argument: the cheapest call to pass through."""
+    return x
+
+
+def anything(*args: Any, **kwargs: Any) -> None:
+    """Take whatever comes: no signature is left to generate."""
+
+
+async def afetch(order_id: int, *, quantity: int = 1) -> int:
+    """Return at once, as an awaited `fetch`."""
+    return order_id
+
+
+async def af(x: int) -> int:
+    """Return at once, as an awaited `f`."""
+    return x
+
+
+def pass_through(fn: Function) -> Function:
+    """Wrap by hand, as one does without a library: this is 1.0."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except Exception:  # noqa: TRY203  # the unit is what people write around more
+            raise
+
+    return wrapper
+
+
+def async_pass_through(fn: Function) -> Function:
+    """Wrap a coroutine function by hand: this is 1.0 for async calls."""
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fn(*args, **kwargs)
+        except Exception:  # noqa: TRY203  # the unit is what people write around more
+            raise
+
+    return wrapper
+
+
+def asyncio_timeout(fn: Function) -> Function:
+    """Bound `fetch` by hand, without packing its arguments: the cheapest use of `asyncio.timeout`."""
+
+    @functools.wraps(fn)
+    async def bounded(order_id: int, *, quantity: int = 1) -> Any:
+        async with asyncio.timeout(30):
+            return await fn(order_id, quantity=quantity)
+
+    return bounded
+
+
+def asyncio_wait_for(fn: Function) -> Function:
+    """Bound `fetch` by hand with `asyncio.wait_for`."""
+
+    @functools.wraps(fn)
+    async def bounded(order_id: int, *, quantity: int = 1) -> Any:
+        return await asyncio.wait_for(fn(order_id, quantity=quantity), 30)
+
+    return bounded
+
+
+def service() -> Function:
+    """Return a `fetch` of its own, as every `def` makes one, with annotations that nobody has asked for yet."""
+
+    def fetch(order_id: int, *, quantity: int = 1) -> int:
+        """Look like a call of a service."""
+        return order_id
+
+    return fetch
+
+
+def plain() -> Function:
+    """Return a `fetch` of its own without annotations, which cost a dictionary once somebody asks for them."""
+
+    def fetch(order_id, *, quantity=1):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        """Look like a call of a service."""
+        return order_id
+
+    return fetch  # pyright: ignore[reportUnknownVariableType]
+
+
+def flaky() -> Function:
+    """Return a `fetch` of which every other call, beginning with the first, fails in passing."""
+    failing = False
+
+    def fetch(order_id: int, *, quantity: int = 1) -> int:
+        nonlocal failing
+        failing = not failing
+        if failing:
+            raise ConnectionError
+        return order_id
+
+    return fetch
+
+
+def again_by_hand(fn: Function) -> Function:
+    """Call a flaky function, catch its error and call it again: what a retried attempt costs without a library."""
+
+    @functools.wraps(fn)
+    def wrapper(order_id: int, *, quantity: int = 1) -> Any:
+        try:
+            return fn(order_id, quantity=quantity)
+        except ConnectionError:
+            pass
+        return fn(order_id, quantity=quantity)
+
+    return wrapper
+
+
+def async_flaky() -> Function:
+    """Return an async `flaky`."""
+    fn = flaky()
+
+    async def fetch(order_id: int, *, quantity: int = 1) -> Any:
+        return fn(order_id, quantity=quantity)
+
+    return fetch
+
+
+def async_again_by_hand(fn: Function) -> Function:
+    """Do as `again_by_hand`, with a coroutine function."""
+
+    @functools.wraps(fn)
+    async def wrapper(order_id: int, *, quantity: int = 1) -> Any:
+        try:
+            return await fn(order_id, quantity=quantity)
+        except ConnectionError:
+            pass
+        return await fn(order_id, quantity=quantity)
+
+    return wrapper
+
+
+class Refused(Exception):
+    """Says nothing."""
+
+
+def refusing(fn: Function) -> Function:
+    """Refuse by hand, as cheaply as a refusal that depends on time can be."""
+
+    @functools.wraps(fn)
+    def wrapper(order_id: int, *, quantity: int = 1) -> Any:
+        monotonic()
+        raise Refused
+
+    return wrapper
+
+
+def down(order_id: int, *, quantity: int = 1) -> int:
+    """Fail as a service does that is not there."""
+    raise ConnectionError
