@@ -640,6 +640,15 @@ def test_a_thread_times_out_in_virtual_time(virtual_clock: VirtualClock) -> None
     assert virtual_clock.elapsed == 160
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where a shell started the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_waiting_thread_works(gate: threading.Event) -> None:
     """KeyboardInterrupt ends the wait at once and leaves the worker behind."""
     main = threading.get_ident()
