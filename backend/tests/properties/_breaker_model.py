@@ -72,6 +72,21 @@ class Model:
         self.line = [other for other in self.line if other is not call] + [call]
         call.counted = self.now
 
+    def trade(self, call: Call) -> None:
+        """Give a call the newest place of those that became slow with it and have not failed.
+
+        They began together and became slow together: which of them has which place is nobody's to know.
+        """
+        twins = [
+            other
+            for other in self.line
+            if (other.started, other.counted) == (call.started, call.counted)
+            and other.slow
+            and not other.failed
+        ]
+        last, mine = self.line.index(twins[-1]), self.line.index(call)
+        self.line[last], self.line[mine] = self.line[mine], self.line[last]
+
     def seen(self) -> list[Call]:
         """The calls that the window still sees, in the order in which they came to count."""
         window = self.config.window
@@ -108,8 +123,9 @@ class Model:
 
     # What follows from it
 
-    def evaluate(self) -> None:
-        if not self.too_many():
+    def evaluate(self, *, failed: bool = False) -> None:
+        """Open if there is reason to; that too many calls failed is one only when a call has just failed."""
+        if not self.too_many(failed=failed):
             return
         if self.state is SHADOW:
             self.begin(SHADOW)
@@ -118,7 +134,7 @@ class Model:
             self.rounds = 0
         self.trip()
 
-    def too_many(self) -> bool:
+    def too_many(self, *, failed: bool) -> bool:
         config, counts = self.config, self.counts()
         if config.window.kind == "consecutive":
             return counts.failures >= config.window.size
@@ -127,7 +143,7 @@ class Model:
             enough = min(enough, config.window.size)
         if counts.calls < enough:
             return False
-        failing = counts.failures > 0 and counts.failures >= config.failure_rate * counts.calls
+        failing = failed and counts.failures >= config.failure_rate * counts.calls
         slow = counts.slow > 0 and counts.slow >= config.slow_call_rate * counts.calls
         return failing or slow
 
@@ -206,6 +222,8 @@ class Model:
         limit = self.config.slow_call_duration
         late = limit is not None and self.now - call.started >= limit
         if failed is not None:
+            if failed and call.counted is not None:
+                self.trade(call)
             if call.counted is None or (failed and not self.keeps_its_place(call)):
                 self.count(call)
             call.failed, call.ended, call.slow = failed, True, late
@@ -213,7 +231,7 @@ class Model:
             if failed is not None:
                 self.verdict()
         else:
-            self.evaluate()
+            self.evaluate(failed=bool(failed))
 
     def override(self, state: CircuitState) -> None:
         self.isolations = 0

@@ -56,10 +56,10 @@ class CircuitBreakerConfig:
 class CircuitBreaker(Policy):
     """Reject calls while the share of failures (or slow calls) in `window` is too high; probe carefully before closing.
 
-    Opens for `open_for * 2**k` seconds (k failed probe rounds), at most `open_cap`, ± `open_jitter`; then admits
-    `half_open_calls` probes. pybreaker's `fail_max`, `reset_timeout`, `success_threshold`, `exclude`,
-    `state_storage` and
-    `throw_new_error_on_trip` are accepted. Raises CircuitOpenError. Safe to share between threads and tasks.
+    Opens at a failed or slow call for `open_for * 2**k` seconds (k failed probe rounds), at most `open_cap`, ±
+    `open_jitter`; then admits `half_open_calls` probes. pybreaker's `fail_max`, `reset_timeout`, `success_threshold`,
+    `exclude`, `state_storage` and `throw_new_error_on_trip` are accepted. Raises CircuitOpenError. Safe to share
+    between threads and tasks.
     """
 
     def __init__(

@@ -113,6 +113,28 @@ def facts(breaker: CircuitBreaker) -> tuple[Any, ...]:
 # The course of an outage
 
 
+@pytest.mark.parametrize("window", [Window.seconds(10.0), Window.calls(10)], ids=str)
+@pytest.mark.parametrize("slow", [None, 60.0])
+@pytest.mark.parametrize("way", ["call", "block"])
+def test_a_success_never_opens(driver: Driver, window: Window, slow: float | None, way: str) -> None:
+    """Failures first, then a success that completes `min_calls`: it stays closed until the next failure."""
+    breaker = CircuitBreaker("prices", window=window, failure_rate=0.5, min_calls=4, slow_call_duration=slow)
+    script = Script(fail(), fail(), succeed(), succeed(), fail())
+    if way == "call":
+        call = driver.decorate(breaker, script)
+        assert letters(driver.outcomes(4, call)) == "FFSS"
+        assert breaker.state is CLOSED
+        assert letters(driver.outcomes(1, call)) == "F"
+    else:
+        breaker.admit().failure()
+        breaker.admit().failure()
+        breaker.admit().success()
+        breaker.admit().success()
+        assert breaker.state is CLOSED
+        breaker.admit().failure()
+    assert (breaker.state, breaker.counts.failures) == (OPEN, 0)
+
+
 def test_an_outage_from_beginning_to_end(driver: Driver, make: Make, event_recorder: EventRecorder) -> None:
     """Closed, open, a failed probe, open for longer, a good probe, closed: each call at its exact second."""
     breaker, service = make.breaker(3), Dependency(heals=15.0)

@@ -162,7 +162,7 @@ def test_a_failure_whose_body_hangs_delays_the_next_attempt_little(
     http_server.play(hang_in_failure() if how == "hang" else drip(status=503))
     began = time.monotonic()
     assert connect(Retry(3, wait=0.01)).request("GET", http_server.url).text == "ok"
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     assert http_server.connections == 2
 
 
@@ -408,7 +408,7 @@ def test_the_deadline_ends_an_attempt(
     began = time.monotonic()
     with pytest.raises(TimeoutExceeded) as caught:
         client.request("GET", http_server.url)
-    assert 0.09 < time.monotonic() - began < 0.4
+    assert 0.09 < time.monotonic() - began < 2
     assert caught.value.seconds == pytest.approx(0.1, abs=0.01)
     assert http_server.wait_until_unused()
 
@@ -424,7 +424,7 @@ def test_the_deadline_ends_the_reading_of_a_body(
     began = time.monotonic()
     with pytest.raises(TimeoutExceeded):
         client.request("GET", http_server.url)
-    assert 0.09 < time.monotonic() - began < 0.4
+    assert 0.09 < time.monotonic() - began < 2
     assert http_server.wait_until_unused()
 
 
@@ -475,7 +475,7 @@ def test_the_total_deadline_bounds_all_attempts(http_server: FaultyServer, conne
     began = time.monotonic()
     with pytest.raises(TimeoutExceeded):
         client.request("GET", http_server.url)
-    assert time.monotonic() - began < 0.6
+    assert time.monotonic() - began < 2
     assert http_server.requests in {2, 3}  # the third one has half as long, and may not get there
 
 
@@ -486,15 +486,15 @@ def test_a_deadline_around_the_call_reaches_the_wire(http_server: FaultyServer, 
     began = time.monotonic()
     with deadline_after(0.1), pytest.raises(TimeoutExceeded):
         client.request("GET", http_server.url)
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 2
 
 
 def test_an_attempt_left_behind_in_a_thread_ends_itself(http_server: FaultyServer) -> None:
     """What a thread timeout gave up is under the same deadline: it soon leaves its thread and its connection."""
     http_server.play(HANG)
-    client = caller("sync", Pipeline(Retry(2, wait=0.0), Timeout(0.05, sync="thread")), limits=httpx.Limits())
+    client = caller("sync", Pipeline(Retry(2, wait=0.0), Timeout(0.5, sync="thread")), limits=httpx.Limits())
     assert client.request("GET", http_server.url).text == "ok"
-    ends = time.monotonic() + 3.0
+    ends = time.monotonic() + 10.0
     while abandoned_workers():
         assert time.monotonic() < ends
         time.sleep(0.002)
@@ -522,13 +522,15 @@ def test_one_transport_serves_many_callers(http_server: FaultyServer, connect: C
 
 def test_the_connection_pool_survives_an_overload(http_server: FaultyServer, connect: Connect) -> None:
     """Many callers wait for few connections and time out together, again and again: afterwards all is well."""
-    http_server.play(otherwise=respond(after=0.02))
-    client = connect(Timeout(0.04), limits=httpx.Limits(max_connections=2))
-    for _ in range(5):
+    http_server.play(otherwise=respond(after=0.1))
+    client = connect(Timeout(0.25), limits=httpx.Limits(max_connections=2))
+    for _ in range(4):
         results = client.get_all([http_server.url] * 30)
         assert any(isinstance(one, TimeoutExceeded) for one in results)
     http_server.play(otherwise=HEALTHY)
-    assert client.request("GET", http_server.url).text == "ok"
+    # In turns: a busy machine may be late once, while a pool that lost its connections answers nobody ever.
+    turns = [client.get_all([http_server.url] * 2) for _ in range(8)]
+    assert [one.text for one in turns[-1] if isinstance(one, httpx.Response)] == ["ok", "ok"]
 
 
 # Cancellation: only tasks can be cancelled

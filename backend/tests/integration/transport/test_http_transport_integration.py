@@ -446,7 +446,7 @@ def test_a_response_that_comes_too_late_is_closed() -> None:
         return httpx.Response(200, stream=Late())
 
     remote = Remote()
-    policy = Pipeline(Retry(2, wait=0.0), Timeout(0.05, sync="thread"))
+    policy = Pipeline(Retry(2, wait=0.0), Timeout(0.5, sync="thread"))
     transport = httpx_transport(policy, transport=httpx.MockTransport(first_is_late))
     with httpx.Client(transport=transport) as client:
         assert client.get(URL).content == b""

@@ -9,7 +9,7 @@ from sys import modules
 from holdfast.infrastructure.resilience import _pybreaker
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit
-from holdfast.infrastructure.resilience._compile import GIL
+from holdfast.infrastructure.resilience._compile import GIL, label_of
 from holdfast.infrastructure.resilience._windows import ConsecutiveWindow, Slot, SlowWatch, run
 from holdfast.infrastructure.resilience.classify import Verdict, _judge, retry_after
 from holdfast.infrastructure.resilience.errors import CircuitOpenError
@@ -20,6 +20,7 @@ from holdfast.infrastructure.resilience.window import WindowCounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from holdfast.infrastructure.resilience._compile import Stack
@@ -96,36 +97,46 @@ class Machine:
     """
 
     __slots__ = (
-        "blocks",
         "config",
         "extra",
         "fast",
-        "holds",
         "mode",
         "name",
+        "named_after",
         "outside",
         "rejected",
         "rounds",
         "shut",
-        "stripe",
         "until",
         "window",
     )
 
-    def __init__(self, name: str, config: CircuitBreakerConfig) -> None:
-        self.name = name
+    name: str
+
+    def __init__(self, name: str | Callable[..., Any], config: CircuitBreakerConfig) -> None:
+        if isinstance(name, str):
+            self.name = name
+        else:
+            self.named_after = name
         self.config = config
-        self.stripe = id(self) // 64 % _LOCKS
         self.outside: Outside | None = None
-        self.blocks: list[Any] | None = None  # `with` blocks that have not ended
-        self.rejected = self.rounds = self.holds = 0
+        self.rejected = self.rounds = 0
         self.until = self.shut = _NEVER
         self._start(CLOSED, self.now())
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, attribute: str) -> str:
+            """Make the name of a decorated function's breaker when it is first asked for: few ever are."""
+            if attribute != "name":
+                raise AttributeError(attribute)
+            self.name = label_of(self.named_after)
+            return self.name
 
     @property
     def lock(self) -> Any:
         """What guards the state; shared with some other breakers, held for microseconds."""
-        return _locks[self.stripe]
+        return _locks[id(self) // 64 % _LOCKS]
 
     @property
     def watch(self) -> SlowWatch | None:
@@ -136,6 +147,11 @@ class Machine:
     def probes(self) -> Probes | None:
         """The round of probes, while half-open."""
         return self.extra if type(self.extra) is Probes else None
+
+    @property
+    def holds(self) -> int:
+        """How often `isolate` was called and not undone."""
+        return self.extra if type(self.extra) is int else 0
 
     def now(self) -> float:
         """Read the breaker's clock."""
@@ -152,7 +168,7 @@ class Machine:
         slow = config.slow_call_duration
         window = run(config.window, now, slow=slow is not None)
         self.window: RunningWindow | None = window
-        self.extra: SlowWatch | Probes | None = None if slow is None else SlowWatch(window, slow, now)
+        self.extra: SlowWatch | Probes | int | None = None if slow is None else SlowWatch(window, slow, now)
         self.set_fast()
 
     def _stop(self, mode: CircuitState, until: float = _NEVER) -> None:
@@ -178,8 +194,8 @@ class Machine:
         elif self.window is not None:
             self.window.rotate(now)
 
-    def _tripped(self) -> str | None:
-        """Return why the window says to open, or None."""
+    def _tripped(self, *, failed: bool) -> str | None:
+        """Return why the window says to open, or None; the rate of failures opens at a failure only."""
         config, counts = self.config, self.counts()
         size = config.window.size
         if config.window.kind == "consecutive":
@@ -187,7 +203,7 @@ class Machine:
         enough = min(config.min_calls, size) if config.window.kind == "calls" else config.min_calls
         if counts.calls < enough:
             return None
-        if counts.failures and counts.failure_rate >= config.failure_rate:
+        if failed and counts.failure_rate >= config.failure_rate:
             return f"{counts.failures} of {counts.calls} calls failed"
         if counts.slow and counts.slow_rate >= config.slow_call_rate:
             return f"{counts.slow} of {counts.calls} calls were slow"
@@ -199,8 +215,8 @@ class Machine:
             return self.probes.counts()
         return WindowCounts(0, 0, 0) if self.window is None else self.window.counts()
 
-    def _evaluate(self, now: float, hint: float | None) -> Change | None:
-        reason = self._tripped()
+    def _evaluate(self, now: float, hint: float | None = None, *, failed: bool = False) -> Change | None:
+        reason = self._tripped(failed=failed)
         if reason is None:
             return None
         if self.mode is SHADOW:
@@ -265,7 +281,7 @@ class Machine:
         if self.watch is None:
             return Permit(self, self.window, now)
         self._rotate(now)
-        change = self._evaluate(now, None)
+        change = self._evaluate(now)
         if change is not None:
             changes.append(change)
         return self._grant_slot(now)
@@ -298,7 +314,7 @@ class Machine:
             slot.late += 1
         if failed is not None:
             self._count(slot, now - started, failed)
-        return self._evaluate(now, hint)
+        return self._evaluate(now, hint, failed=bool(failed))
 
     def _count(self, slot: Slot | None, took: float, failed: bool) -> None:
         window, duration = self.window, self.config.slow_call_duration
@@ -361,11 +377,16 @@ class Machine:
         if self.mode is not CLOSED or type(self.window) is not ConsecutiveWindow:
             return None
         self.window.failures = max(self.window.failures, shared)
-        return self._evaluate(self.now(), None)
+        return self._evaluate(self.now(), failed=True)
 
     def refresh(self) -> None:
-        """Take over what was counted without the lock, so that the counts are those of now."""
+        """Take over what was counted without the lock, so that the counts are those of now.
+
+        Who looks does not decide: where running calls have become slow enough to open, the next call finds it out.
+        """
         self._rotate(self.now())
+        if self.watch is not None and self._tripped(failed=False):
+            self.fast = None
 
     # What follows takes the lock itself and tells outside it.
 
@@ -486,7 +507,7 @@ class Machine:
             change = None
             if self.watch is not None:
                 self._rotate(now)
-                change = self._evaluate(now, None)
+                change = self._evaluate(now)
         if change is not None:
             self.tell(change)
         return self.fast
@@ -494,7 +515,6 @@ class Machine:
     def override(self, mode: CircuitState) -> None:
         """Set a state by hand; every isolation is forgotten."""
         with self.lock:
-            self.holds = 0
             change = self._override(mode, self.now())
         self.tell(change)
         if self.outside is not None and mode is CLOSED and change.old is CLOSED:
@@ -514,9 +534,11 @@ class Machine:
         """Add (1) or undo (-1) one isolation; the first isolates, the last undone closes."""
         change = None
         with self.lock:
-            before, self.holds = self.holds, max(0, self.holds + step)
-            if bool(before) is not bool(self.holds):
-                change = self._override(ISOLATED if self.holds else CLOSED, self.now())
+            before, holds = self.holds, max(0, self.holds + step)
+            if bool(before) is not bool(holds):
+                change = self._override(ISOLATED if holds else CLOSED, self.now())
+            if holds:
+                self.extra = holds
         self.tell(change)
 
 

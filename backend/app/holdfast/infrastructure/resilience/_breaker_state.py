@@ -47,9 +47,10 @@ def restore(machine: Machine, facts: Mapping[str, Any]) -> None:
     with machine.lock:
         old, now = machine.mode, machine.now()
         machine.rounds = int(numbers["rounds"])
-        machine.holds = int(numbers["holds"])
         left = max(0.0, min(numbers["wait"], machine.config.open_cap * 2) - passed)
         machine.take_over(OPEN if state is HALF_OPEN else state, now, now + left)
+        if numbers["holds"]:
+            machine.extra = int(numbers["holds"])
         if machine.window is not None and state in {CLOSED, SHADOW}:
             calls, failures = int(numbers["calls"]), int(numbers["failures"])
             slow = 0 if machine.watch is None else int(numbers["slow"])

@@ -269,11 +269,13 @@ class Stack:
 
     def label(self, args: tuple[Any, ...] = ()) -> str:
         """Return the name that events of policies without a name carry: the pipeline's or the function's."""
-        if self.name is not None:
-            return self.name
-        fn = self.target(args)
-        module = getattr(fn, "__module__", None) or "?"
-        return f"{module}.{getattr(fn, '__qualname__', None) or repr(fn)}"
+        return label_of(self.target(args)) if self.name is None else self.name
+
+
+def label_of(fn: Any) -> str:
+    """Return the full name of a function."""
+    module = getattr(fn, "__module__", None) or "?"
+    return f"{module}.{getattr(fn, '__qualname__', None) or repr(fn)}"
 
 
 def _invoke(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -123,7 +123,7 @@ class SecondsWindow:
 
     def __init__(self, spec: Window, now: float, *, slow: bool) -> None:
         self._spec = spec
-        self._ring = array("I", bytes(4 * (_WITH_SLOW if slow else 2) * spec.buckets))
+        self._ring = array("I", (0,)) * ((_WITH_SLOW if slow else 2) * spec.buckets)
         self._calls = self._failures = self._slow = 0
         self._head = 0
         self.ok = 0

@@ -192,6 +192,8 @@ class _Block:
         self.permit = permit
 
 
+# Those that have not ended, oldest first; each machine's list is replaced under its lock.
+_blocks: dict[Machine, list[_Block]] = {}
 _task: ContextVar[object] = ContextVar("holdfast_block_task", default=None)
 
 
@@ -202,29 +204,33 @@ def _begin(permit: Permit, frame: FrameType) -> None:
         _task.set(task)
     machine: Machine = permit.owner
     with machine.lock:
-        machine.blocks = [*(machine.blocks or ()), _Block(frame, task, permit)]
+        _blocks[machine] = [*_blocks.get(machine, ()), _Block(frame, task, permit)]
 
 
 def _end(machine: Machine, frame: FrameType) -> Permit | None:
     """Take the permit of the block that ends in `frame`."""
     with machine.lock:
-        blocks: list[_Block] = machine.blocks or []
+        blocks = _blocks.get(machine, [])
         here = [one for one in blocks if one.place == id(frame) and one.code is frame.f_code]
         found = here or [one for one in blocks if one.task is _task.get()] or blocks
         if not found:
             return None
         ended = found[-1]
-        machine.blocks = [one for one in blocks if one is not ended] or None
+        left = [one for one in blocks if one is not ended]
+        if left:
+            _blocks[machine] = left
+        else:
+            del _blocks[machine]
         return ended.permit
 
 
 class CircuitBreaker(Policy):
     """Reject calls while the share of failures (or slow calls) in `window` is too high; probe carefully before closing.
 
-    Opens for `open_for * 2**k` seconds (k failed probe rounds), at most `open_cap`, ± `open_jitter`; then admits
-    `half_open_calls` probes. pybreaker's `fail_max`, `reset_timeout`, `success_threshold`, `exclude`,
-    `state_storage` and
-    `throw_new_error_on_trip` are accepted. Raises CircuitOpenError. Safe to share between threads and tasks.
+    Opens at a failed or slow call for `open_for * 2**k` seconds (k failed probe rounds), at most `open_cap`, ±
+    `open_jitter`; then admits `half_open_calls` probes. pybreaker's `fail_max`, `reset_timeout`, `success_threshold`,
+    `exclude`, `state_storage` and `throw_new_error_on_trip` are accepted. Raises CircuitOpenError. Safe to share
+    between threads and tasks.
     """
 
     __slots__ = ("__weakref__", "_machine")
@@ -262,12 +268,9 @@ class CircuitBreaker(Policy):
         if store is not None or any(value is not None for value in legacy):
             settings = _from_pybreaker(settings, *legacy)
         config = _shared(CircuitBreakerConfig(**settings))
-        self._begin(name, config)
+        self._machine = Machine(name or "circuit breaker", config)
         if listeners or store is not None or throw_new_error_on_trip:
             self._connect(tuple(listeners), store, throw=throw_new_error_on_trip)
-
-    def _begin(self, name: str | None, config: CircuitBreakerConfig) -> None:
-        self._machine = Machine(name or "circuit breaker", config)
 
     def _connect(self, listeners: tuple[Any, ...], storage: Any, *, throw: bool) -> None:
         from holdfast.infrastructure.resilience import _outside  # only who migrates needs it
@@ -725,9 +728,8 @@ _NOT_CHECKED = {"name", "storage", "state_storage", "listeners"}
 def _decorate(fn: Any, settings: dict[str, Any]) -> Any:
     target = fn.__func__ if type(fn) in {staticmethod, classmethod} else fn
     _compile.refuse_target(target)
-    default = f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"
     breaker = CircuitBreaker(
-        settings.get("name") or default, **{k: v for k, v in settings.items() if k != "name"}
+        settings.get("name") or target, **{k: v for k, v in settings.items() if k != "name"}
     )
     return breaker(fn)
 
