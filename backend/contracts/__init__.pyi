@@ -23,22 +23,34 @@ from holdfast.infrastructure.resilience.clock import use_clock as use_clock
 from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
 from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
 from holdfast.infrastructure.resilience.deadline import remaining as remaining
+from holdfast.infrastructure.resilience.errors import BulkheadFullError as BulkheadFullError
 from holdfast.infrastructure.resilience.errors import CallRejectedError as CallRejectedError
 from holdfast.infrastructure.resilience.errors import CircuitOpenError as CircuitOpenError
+from holdfast.infrastructure.resilience.errors import ConcurrencyLimitedError as ConcurrencyLimitedError
 from holdfast.infrastructure.resilience.errors import ConfigurationError as ConfigurationError
 from holdfast.infrastructure.resilience.errors import Fault as Fault
 from holdfast.infrastructure.resilience.errors import HoldfastError as HoldfastError
+from holdfast.infrastructure.resilience.errors import RateLimitedError as RateLimitedError
 from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted as RetryBudgetExhausted
+from holdfast.infrastructure.resilience.errors import ThrottledError as ThrottledError
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded as TimeoutExceeded
 from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
+from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
+from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
 from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
+from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
 from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
 from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
+from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
 from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
 from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
 from holdfast.infrastructure.resilience.events import CircuitOpened as CircuitOpened
 from holdfast.infrastructure.resilience.events import CircuitOverridden as CircuitOverridden
 from holdfast.infrastructure.resilience.events import Event as Event
+from holdfast.infrastructure.resilience.events import FallbackUsed as FallbackUsed
+from holdfast.infrastructure.resilience.events import HedgeStarted as HedgeStarted
+from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
+from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
 from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
 from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
 from holdfast.infrastructure.resilience.events import RetryScheduled as RetryScheduled
@@ -79,10 +91,15 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetExhausted",
+    "BulkheadFullError",
+    "CacheRefreshFailed",
+    "CacheServed",
+    "CallDelayed",
     "CallRejected",
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "ChaosInjected",
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakers",
@@ -94,16 +111,22 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "ConcurrencyLimitedError",
     "ConfigurationError",
     "Event",
     "Explanation",
+    "FallbackUsed",
     "Fault",
+    "HedgeStarted",
+    "HedgeWon",
     "HoldfastError",
     "HttpxTransport",
+    "LimitChanged",
     "Permit",
     "Pipeline",
     "Policy",
     "ProbeExpired",
+    "RateLimitedError",
     "Retry",
     "RetryBudget",
     "RetryBudgetExhausted",
@@ -113,6 +136,7 @@ __all__ = [
     "RetrySucceeded",
     "StorageFailed",
     "Subscription",
+    "ThrottledError",
     "Timeout",
     "TimeoutConfig",
     "TimeoutExceeded",

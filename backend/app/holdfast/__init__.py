@@ -33,22 +33,34 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
     from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
     from holdfast.infrastructure.resilience.deadline import remaining as remaining
+    from holdfast.infrastructure.resilience.errors import BulkheadFullError as BulkheadFullError
     from holdfast.infrastructure.resilience.errors import CallRejectedError as CallRejectedError
     from holdfast.infrastructure.resilience.errors import CircuitOpenError as CircuitOpenError
+    from holdfast.infrastructure.resilience.errors import ConcurrencyLimitedError as ConcurrencyLimitedError
     from holdfast.infrastructure.resilience.errors import ConfigurationError as ConfigurationError
     from holdfast.infrastructure.resilience.errors import Fault as Fault
     from holdfast.infrastructure.resilience.errors import HoldfastError as HoldfastError
+    from holdfast.infrastructure.resilience.errors import RateLimitedError as RateLimitedError
     from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted as RetryBudgetExhausted
+    from holdfast.infrastructure.resilience.errors import ThrottledError as ThrottledError
     from holdfast.infrastructure.resilience.errors import TimeoutExceeded as TimeoutExceeded
     from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
+    from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
+    from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
     from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
+    from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
     from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
     from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
+    from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
     from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
     from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
     from holdfast.infrastructure.resilience.events import CircuitOpened as CircuitOpened
     from holdfast.infrastructure.resilience.events import CircuitOverridden as CircuitOverridden
     from holdfast.infrastructure.resilience.events import Event as Event
+    from holdfast.infrastructure.resilience.events import FallbackUsed as FallbackUsed
+    from holdfast.infrastructure.resilience.events import HedgeStarted as HedgeStarted
+    from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
+    from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
     from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
     from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
     from holdfast.infrastructure.resilience.events import RetryScheduled as RetryScheduled
@@ -87,10 +99,15 @@ _EXPORTS = {
     "Attempt": "holdfast.infrastructure.resilience.retry",
     "Backoff": "holdfast.infrastructure.resilience.backoff",
     "BudgetExhausted": "holdfast.infrastructure.resilience.events",
+    "BulkheadFullError": "holdfast.infrastructure.resilience.errors",
+    "CacheRefreshFailed": "holdfast.infrastructure.resilience.events",
+    "CacheServed": "holdfast.infrastructure.resilience.events",
+    "CallDelayed": "holdfast.infrastructure.resilience.events",
     "CallRejected": "holdfast.infrastructure.resilience.events",
     "CallRejectedError": "holdfast.infrastructure.resilience.errors",
     "CallTimedOut": "holdfast.infrastructure.resilience.events",
     "CallbackFailed": "holdfast.infrastructure.resilience.events",
+    "ChaosInjected": "holdfast.infrastructure.resilience.events",
     "CircuitBreaker": "holdfast.infrastructure.resilience.circuit_breaker",
     "CircuitBreakerConfig": "holdfast.infrastructure.resilience.circuit_breaker",
     "CircuitBreakers": "holdfast.infrastructure.resilience.circuit_breaker",
@@ -102,17 +119,23 @@ _EXPORTS = {
     "CircuitState": "holdfast.infrastructure.resilience.states",
     "Classifier": "holdfast.infrastructure.resilience.classify",
     "Clock": "holdfast.infrastructure.resilience.clock",
+    "ConcurrencyLimitedError": "holdfast.infrastructure.resilience.errors",
     "ConfigurationError": "holdfast.infrastructure.resilience.errors",
     "Event": "holdfast.infrastructure.resilience.events",
     "Explanation": "holdfast.infrastructure.resilience.pipeline",
+    "FallbackUsed": "holdfast.infrastructure.resilience.events",
     "Fault": "holdfast.infrastructure.resilience.errors",
+    "HedgeStarted": "holdfast.infrastructure.resilience.events",
+    "HedgeWon": "holdfast.infrastructure.resilience.events",
     "HoldfastError": "holdfast.infrastructure.resilience.errors",
     "HttpxTransport": "holdfast.infrastructure.transport.http",
+    "LimitChanged": "holdfast.infrastructure.resilience.events",
     "PERMANENT": "holdfast.infrastructure.resilience.classify",
     "Permit": "holdfast.infrastructure.resilience.permit",
     "Pipeline": "holdfast.infrastructure.resilience.pipeline",
     "Policy": "holdfast.infrastructure.resilience.policy",
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
+    "RateLimitedError": "holdfast.infrastructure.resilience.errors",
     "Retry": "holdfast.infrastructure.resilience.retry",
     "RetryBudget": "holdfast.infrastructure.resilience.budget",
     "RetryBudgetExhausted": "holdfast.infrastructure.resilience.errors",
@@ -124,6 +147,7 @@ _EXPORTS = {
     "Subscription": "holdfast.infrastructure.resilience.events",
     "THROTTLED": "holdfast.infrastructure.resilience.classify",
     "TRANSIENT": "holdfast.infrastructure.resilience.classify",
+    "ThrottledError": "holdfast.infrastructure.resilience.errors",
     "Timeout": "holdfast.infrastructure.resilience.timeout",
     "TimeoutConfig": "holdfast.infrastructure.resilience.timeout",
     "TimeoutExceeded": "holdfast.infrastructure.resilience.errors",
@@ -163,10 +187,15 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetExhausted",
+    "BulkheadFullError",
+    "CacheRefreshFailed",
+    "CacheServed",
+    "CallDelayed",
     "CallRejected",
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "ChaosInjected",
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakers",
@@ -178,16 +207,22 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "ConcurrencyLimitedError",
     "ConfigurationError",
     "Event",
     "Explanation",
+    "FallbackUsed",
     "Fault",
+    "HedgeStarted",
+    "HedgeWon",
     "HoldfastError",
     "HttpxTransport",
+    "LimitChanged",
     "Permit",
     "Pipeline",
     "Policy",
     "ProbeExpired",
+    "RateLimitedError",
     "Retry",
     "RetryBudget",
     "RetryBudgetExhausted",
@@ -197,6 +232,7 @@ __all__ = [
     "RetrySucceeded",
     "StorageFailed",
     "Subscription",
+    "ThrottledError",
     "Timeout",
     "TimeoutConfig",
     "TimeoutExceeded",

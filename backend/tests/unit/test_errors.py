@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from holdfast.infrastructure.resilience.errors import (
+    BulkheadFullError,
     CallRejectedError,
     CircuitOpenError,
+    ConcurrencyLimitedError,
     ConfigurationError,
     Fault,
     HoldfastError,
+    RateLimitedError,
     RetryBudgetExhausted,
+    ThrottledError,
     TimeoutExceeded,
 )
 from holdfast.infrastructure.resilience.states import CircuitState
@@ -34,6 +38,10 @@ ERRORS: list[HoldfastError] = [
     CircuitOpenError("payments"),
     CircuitOpenError("payments", 4.97, CircuitState.HALF_OPEN),
     RetryBudgetExhausted("payments"),
+    BulkheadFullError("payments"),
+    RateLimitedError("payments", 0.5),
+    ConcurrencyLimitedError("payments"),
+    ThrottledError("payments"),
     TimeoutExceeded(2.5),
     TimeoutExceeded(2.5, "checkout"),
 ]
@@ -67,6 +75,10 @@ def caused(error: HoldfastError, cause: BaseException) -> HoldfastError:
         (CallRejectedError, (HoldfastError,)),
         (CircuitOpenError, (CallRejectedError,)),
         (RetryBudgetExhausted, (CallRejectedError,)),
+        (BulkheadFullError, (CallRejectedError,)),
+        (RateLimitedError, (CallRejectedError,)),
+        (ConcurrencyLimitedError, (CallRejectedError,)),
+        (ThrottledError, (CallRejectedError,)),
         (TimeoutExceeded, (HoldfastError, TimeoutError)),
     ],
 )

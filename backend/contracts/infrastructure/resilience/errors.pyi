@@ -53,6 +53,18 @@ class CircuitOpenError(CallRejectedError):
 class RetryBudgetExhausted(CallRejectedError):
     """A retry budget had no token left for one more attempt."""
 
+class BulkheadFullError(CallRejectedError):
+    """A bulkhead has no place free, and none became free in time."""
+
+class RateLimitedError(CallRejectedError):
+    """A rate limit would be exceeded by the call."""
+
+class ConcurrencyLimitedError(CallRejectedError):
+    """An adaptive concurrency limit is reached."""
+
+class ThrottledError(CallRejectedError):
+    """A client-side throttle sheds the call, because the dependency refuses too many."""
+
 class TimeoutExceeded(HoldfastError, TimeoutError):
     """A call did not end within `seconds`; a `TimeoutError` too."""
 

@@ -4,87 +4,40 @@ from __future__ import annotations
 
 from math import prod
 
-from holdfast.infrastructure.resilience._tries import LONGEST_HINT
-from holdfast.infrastructure.resilience.backoff import Backoff
+from holdfast.infrastructure.resilience._bounds import FOREVER, Bounds
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
 from holdfast.infrastructure.resilience.retry import Retry, _Bound
 from holdfast.infrastructure.resilience.timeout import Timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from holdfast.infrastructure.resilience.pipeline import Explanation
     from holdfast.infrastructure.resilience.policy import Policy
-    from holdfast.infrastructure.resilience.retry import RetryConfig
 
-_FOREVER = float("inf")
 _BREAKERS = (CircuitBreaker, CircuitBreakers)
 
 
 def facts(policies: tuple[Policy, ...]) -> dict[str, Any]:
     """Return the fields of an `Explanation`."""
-    attempts, duration, hinted, amplification = 1.0, _FOREVER, _FOREVER, 1.0
+    bounds = Bounds()
     for policy in reversed(policies):
-        if isinstance(policy, Timeout):
-            duration = min(duration, policy.config.seconds)
-            hinted = min(hinted, policy.config.seconds)
-        elif isinstance(policy, Retry):
-            duration = _retry_duration(policy, duration, _wait)
-            hinted = _retry_duration(policy, hinted, _hinted_wait)
-            attempts *= _attempts(policy)
-            amplification *= _amplification(policy)
+        bounds = policy._bounds(bounds)
     shown = [policy for policy in policies if not isinstance(policy, _Bound)]
     return {
         "policies": tuple(repr(policy) for policy in shown),
-        "attempts": attempts,
-        "duration": duration,
-        "hinted_duration": hinted,
-        "amplification": amplification,
-        "errors": _errors(policies),
+        "attempts": bounds.attempts,
+        "duration": bounds.duration,
+        "hinted_duration": bounds.hinted,
+        "amplification": bounds.amplification,
+        "errors": bounds.errors,
         "warnings": tuple(_warnings(policies)),
     }
 
 
 def _attempts(retry: Retry) -> float:
-    return _FOREVER if retry.config.attempts is None else float(retry.config.attempts)
-
-
-def _amplification(retry: Retry) -> float:
-    """Return the mean load per call in a full outage that lasts, in calls; the floor of a budget comes on top."""
-    budget = retry.config.budget
-    return _attempts(retry) if budget is None else min(_attempts(retry), 1 + budget.share)
-
-
-def _retry_duration(retry: Retry, attempt: float, wait: Callable[[RetryConfig, int], float]) -> float:
-    config, attempts = retry.config, _attempts(retry)
-    deadline = _FOREVER if config.deadline is None else config.deadline
-    if _FOREVER in {attempts, attempt}:
-        return deadline
-    return min(deadline, attempts * attempt + sum(wait(config, number) for number in range(1, int(attempts))))
-
-
-def _wait(config: RetryConfig, retry: int) -> float:
-    """Return the longest wait before a retry that the backoff asks for."""
-    return config.wait.bound(retry) if isinstance(config.wait, Backoff) else _FOREVER
-
-
-def _hinted_wait(config: RetryConfig, retry: int) -> float:
-    """Return the longest wait before a retry that a server's hint can make of it."""
-    own = _wait(config, retry)
-    return max(own, LONGEST_HINT + min(config.hint_cap, max(own, LONGEST_HINT)))
-
-
-def _errors(policies: tuple[Policy, ...]) -> tuple[str, ...]:
-    found = ["whatever the function raises"]
-    if any(isinstance(policy, _BREAKERS) for policy in policies):
-        found.append("CircuitOpenError")
-    if any(isinstance(policy, Timeout) for policy in policies) or any(
-        isinstance(policy, Retry) and policy.config.deadline is not None for policy in policies
-    ):
-        found.append("TimeoutExceeded")
-    return tuple(found)
+    return FOREVER if retry.config.attempts is None else float(retry.config.attempts)
 
 
 def _warnings(policies: tuple[Policy, ...]) -> list[str]:
@@ -149,7 +102,7 @@ def text(explanation: Explanation) -> str:
     longer = explanation.hinted_duration
     hint = (
         f" ({longer:.3g} s if the server asks for longer waits)"
-        if explanation.duration < longer < _FOREVER
+        if explanation.duration < longer < FOREVER
         else ""
     )
     lines.append(f"at most {_figure(explanation.attempts)} attempts, {_seconds(explanation.duration)}{hint}")
@@ -160,8 +113,8 @@ def text(explanation: Explanation) -> str:
 
 
 def _figure(number: float) -> str:
-    return "any number of" if number == _FOREVER else f"{number:g}"
+    return "any number of" if number == FOREVER else f"{number:g}"
 
 
 def _seconds(number: float) -> str:
-    return "for as long as the function takes" if number == _FOREVER else f"{number:.3g} s"
+    return "for as long as the function takes" if number == FOREVER else f"{number:.3g} s"

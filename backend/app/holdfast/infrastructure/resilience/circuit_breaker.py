@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, ParamSpec, TypeVar, overload
 
+    from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience.classify import Errors
     from holdfast.infrastructure.resilience.permit import Permit
     from holdfast.infrastructure.resilience.states import CircuitState
@@ -446,6 +447,9 @@ class CircuitBreaker(Policy):
     def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
         _emit(self.config, code, at, inner)
 
+    def _bounds(self, inner: Bounds) -> Bounds:
+        return inner.raising("CircuitOpenError")
+
 
 def _emit(config: CircuitBreakerConfig, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
     """Write the lines of a breaker whose machine is called `_m{at}`."""
@@ -606,6 +610,9 @@ class CircuitBreakers(Policy):
         args = "_args" if code.signature is _compile.CALLER else code.signature.args
         code.line(f"_m{at} = _pick{at}({args}, {code.signature.kwargs})")
         _emit(self._shelf.config, code, at, inner)
+
+    def _bounds(self, inner: Bounds) -> Bounds:
+        return inner.raising("CircuitOpenError")
 
 
 class _Shelf:

@@ -155,6 +155,46 @@ class RetryBudgetExhausted(CallRejectedError):
         return "has no token for another attempt"
 
 
+class BulkheadFullError(CallRejectedError):
+    """A bulkhead has no place free, and none became free in time."""
+
+    def _subject(self) -> str:
+        return "bulkhead"
+
+    def _refusal(self) -> str:
+        return "is full"
+
+
+class RateLimitedError(CallRejectedError):
+    """A rate limit would be exceeded by the call."""
+
+    def _subject(self) -> str:
+        return "rate limit"
+
+    def _refusal(self) -> str:
+        return "has no permit left"
+
+
+class ConcurrencyLimitedError(CallRejectedError):
+    """An adaptive concurrency limit is reached."""
+
+    def _subject(self) -> str:
+        return "concurrency limit"
+
+    def _refusal(self) -> str:
+        return "is reached"
+
+
+class ThrottledError(CallRejectedError):
+    """A client-side throttle sheds the call, because the dependency refuses too many."""
+
+    def _subject(self) -> str:
+        return "throttle"
+
+    def _refusal(self) -> str:
+        return "sheds load"
+
+
 class TimeoutExceeded(HoldfastError, TimeoutError):
     """A call did not end within `seconds`; a `TimeoutError` too."""
 

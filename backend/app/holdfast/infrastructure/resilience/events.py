@@ -124,6 +124,67 @@ class StorageFailed(Event):
     error: Exception
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallDelayed(Event):
+    """A policy of kind `policy` made a call wait for `seconds` before it was admitted."""
+
+    policy: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged(Event):
+    """A limit of kind `policy` changed from `old` to `new`, by hand or because it adapts."""
+
+    policy: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeStarted(Event):
+    """Hedge number `number` (from 1) was sent `after` seconds, because the calls before it had not succeeded."""
+
+    number: int
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgeWon(Event):
+    """Hedge number `number` gave the outcome of the call; the others were cancelled."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackUsed(Event):
+    """A call failed with `error` (None: its result was refused) and was answered by its fallback: a degraded result."""
+
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheServed(Event):
+    """A cache answered with a result `age` seconds old; `stale`: past its time to live."""
+
+    age: float
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRefreshFailed(Event):
+    """A cache could not refresh an entry and keeps the old one."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosInjected(Event):
+    """A chaos policy did `fault` to a call: `error`, `latency` or `result`."""
+
+    fault: str
+
+
 _E = TypeVar("_E", bound=Event)
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ParamSpec, TypeVar
 
+    from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience._compile import Code
 
     _P = ParamSpec("_P")
@@ -74,6 +75,11 @@ class Policy:
 
     def _emit(self, code: Code, at: int, inner: Callable[[], None]) -> None:
         raise NotImplementedError
+
+    # What `explain()` says of it: the worst case of a call through it, given that of what it wraps.
+
+    def _bounds(self, inner: Bounds) -> Bounds:
+        return inner
 
 
 def _example(argument: object) -> object:

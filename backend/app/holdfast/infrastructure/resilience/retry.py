@@ -6,6 +6,7 @@ import sys
 
 from holdfast.infrastructure.resilience import _compile, _foreign, _tries
 from holdfast.infrastructure.resilience._ambient import hot
+from holdfast.infrastructure.resilience._bounds import FOREVER
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
 from holdfast.infrastructure.resilience.backoff import Backoff
 from holdfast.infrastructure.resilience.budget import RetryBudget
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
 
+    from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience.classify import Errors, Verdict
 
     _P = ParamSpec("_P")
@@ -281,11 +283,45 @@ class Retry(Policy):
             call = code.slow("_resume", "_stack", str(at), error, result)
         code.line(f"_result = {call}")
 
+    def _bounds(self, inner: Bounds) -> Bounds:
+        config = self._config
+        attempts = FOREVER if config.attempts is None else float(config.attempts)
+        # The mean load in a full outage that lasts; the floor of a budget comes on top.
+        load = attempts if config.budget is None else min(attempts, 1 + config.budget.share)
+        bounds = inner.but(
+            attempts=attempts * inner.attempts,
+            amplification=load * inner.amplification,
+            duration=_duration(config, attempts, inner.duration, _wait),
+            hinted=_duration(config, attempts, inner.hinted, _hinted_wait),
+        )
+        return (
+            bounds if config.deadline is None else bounds.within(config.deadline).raising("TimeoutExceeded")
+        )
+
     def __repr__(self) -> str:
         """Show what differs from the defaults."""
         fields, usual = self._config._fields(), _DEFAULT._fields()
         changed = ", ".join(f"{name}={value!r}" for name, value in fields.items() if value != usual[name])
         return f"Retry({changed})"
+
+
+def _duration(
+    config: RetryConfig, attempts: float, attempt: float, wait: Callable[[RetryConfig, int], float]
+) -> float:
+    if FOREVER in {attempts, attempt}:
+        return FOREVER
+    return attempts * attempt + sum(wait(config, number) for number in range(1, int(attempts)))
+
+
+def _wait(config: RetryConfig, retry: int) -> float:
+    """Return the longest wait before a retry that the backoff asks for."""
+    return config.wait.bound(retry) if isinstance(config.wait, Backoff) else FOREVER
+
+
+def _hinted_wait(config: RetryConfig, retry: int) -> float:
+    """Return the longest wait before a retry that a server's hint can make of it."""
+    own = _wait(config, retry)
+    return max(own, _tries.LONGEST_HINT + min(config.hint_cap, max(own, _tries.LONGEST_HINT)))
 
 
 _USUAL = Retry()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
     from typing import Any, Literal, Protocol
 
+    from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience._compile import Code
 
     class _Block(Protocol):
@@ -167,6 +168,9 @@ class Timeout(Policy):
             _emit_cooperative(code, at, inner, now)
         else:
             _emit_apart(code, at, self._config.sync)
+
+    def _bounds(self, inner: Bounds) -> Bounds:
+        return inner.within(self._config.seconds).raising("TimeoutExceeded")
 
 
 def timeout(
