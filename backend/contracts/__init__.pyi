@@ -52,6 +52,7 @@ from holdfast.infrastructure.resilience.events import HedgeStarted as HedgeStart
 from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
 from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
 from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
+from holdfast.infrastructure.resilience.events import RetriesNested as RetriesNested
 from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
 from holdfast.infrastructure.resilience.events import RetryScheduled as RetryScheduled
 from holdfast.infrastructure.resilience.events import RetrySucceeded as RetrySucceeded
@@ -127,6 +128,7 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "RateLimitedError",
+    "RetriesNested",
     "Retry",
     "RetryBudget",
     "RetryBudgetExhausted",

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
     from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
     from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
+    from holdfast.infrastructure.resilience.events import RetriesNested as RetriesNested
     from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
     from holdfast.infrastructure.resilience.events import RetryScheduled as RetryScheduled
     from holdfast.infrastructure.resilience.events import RetrySucceeded as RetrySucceeded
@@ -136,6 +137,7 @@ _EXPORTS = {
     "Policy": "holdfast.infrastructure.resilience.policy",
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
+    "RetriesNested": "holdfast.infrastructure.resilience.events",
     "Retry": "holdfast.infrastructure.resilience.retry",
     "RetryBudget": "holdfast.infrastructure.resilience.budget",
     "RetryBudgetExhausted": "holdfast.infrastructure.resilience.errors",
@@ -223,6 +225,7 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "RateLimitedError",
+    "RetriesNested",
     "Retry",
     "RetryBudget",
     "RetryBudgetExhausted",

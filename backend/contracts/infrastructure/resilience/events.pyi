@@ -36,6 +36,12 @@ class RetryGaveUp(Event):
     error: Exception | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetriesNested(Event):
+    """A function made all its `attempts` within one attempt of a retry around it; told once for each function."""
+
+    attempts: int
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetExhausted(Event):
     """A retry was not made because the budget `budget` had no token for it."""
 

@@ -26,6 +26,7 @@ class RetryConfig:
     deadline: float | None
     budget: RetryBudget | None
     hint_cap: float
+    nested: bool
     stop: _StateFunction | None
     before: _StateFunction | None
     after: _StateFunction | None
@@ -43,6 +44,7 @@ class RetryConfig:
         deadline: float | None = None,
         budget: RetryBudget | None = None,
         hint_cap: float = 5.0,
+        nested: bool = False,
         stop: _StateFunction | None = None,
         before: _StateFunction | None = None,
         after: _StateFunction | None = None,
@@ -55,10 +57,10 @@ class RetryConfig:
 class Retry(Policy):
     """Make up to `attempts` attempts (None: no limit), `wait` apart, for errors that `on` calls transient.
 
-    `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's
-    hint t waits
-    t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
-    functions of its RetryCallState. It gives up by raising the original error with a note.
+    `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's hint
+    t waits t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
+    functions of its RetryCallState. In a named pipeline it leaves retrying to the retry of a named pipeline around
+    it, unless `nested`. It gives up by raising the original error with a note.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Retry(Policy):
         deadline: float | None = None,
         budget: RetryBudget | None = None,
         hint_cap: float = 5.0,
+        nested: bool = False,
         stop: _StateFunction | None = None,
         before: _StateFunction | None = None,
         after: _StateFunction | None = None,
@@ -131,6 +134,7 @@ def retry(
     deadline: float | None = None,
     budget: RetryBudget | None = None,
     hint_cap: float = 5.0,
+    nested: bool = False,
     stop: _StateFunction | None = None,
     before: _StateFunction | None = None,
     after: _StateFunction | None = None,

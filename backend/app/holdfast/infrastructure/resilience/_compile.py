@@ -24,6 +24,8 @@ _ARGUMENTS, _KEYWORDS, _GENERATOR, _COROUTINE, _ITERABLE, _ASYNC_GENERATOR = 4, 
 _CHECKED_CALLS = 16
 _MAX_FACTORIES = 2048
 FILE_PREFIX = "<holdfast "
+# How the file's name ends of functions that are the whole of a named pipeline.
+NAMED = " named>"
 GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
@@ -163,15 +165,16 @@ _factories: dict[Hashable, Callable[..., tuple[Any, Any]]] = {}
 
 
 def factory(
-    parts: tuple[Policy, ...], signature: Signature, *, is_async: bool
+    parts: tuple[Policy, ...], signature: Signature, *, is_async: bool, named: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
     """Return the compiled factory for a shape, from the cache if it is there."""
-    key = (signature.key, is_async, *[part._shape() for part in parts])
+    key = (signature.key, is_async, named, *[part._shape() for part in parts])
     found = _factories.get(key)
     if found is None:
         if len(_factories) >= _MAX_FACTORIES:
             _factories.clear()
-        found = _factories[key] = _compile(generate(parts, signature, is_async=is_async), parts)
+        source = generate(parts, signature, is_async=is_async)
+        found = _factories[key] = _compile(source, parts, NAMED if named else ">")
     return found
 
 
@@ -179,11 +182,11 @@ _serial = iter(range(1, sys.maxsize))
 hot.setdefault("__name__", "holdfast.generated")
 
 
-def _compile(source: str, parts: tuple[Policy, ...]) -> Callable[..., tuple[Any, Any]]:
+def _compile(source: str, parts: tuple[Policy, ...], end: str) -> Callable[..., tuple[Any, Any]]:
     kinds = [str(part._shape()[0]) for part in parts]
     # Functions that retry are known by the beginning of their file's name, see `current_attempt`.
     kinds.sort(key=lambda kind: kind != "retry")
-    file = f"{FILE_PREFIX}{'+'.join(kinds)} {next(_serial)}>"
+    file = f"{FILE_PREFIX}{'+'.join(kinds)} {next(_serial)}{end}"
     made: dict[str, Any] = {}
     exec(compile(source, file, "exec"), hot, made)  # noqa: S102  # source is ours alone: no text of users is in it
     _show_in_tracebacks(file, source)
@@ -226,26 +229,36 @@ class Stack:
             self._below = {}
         found = self._below.get(depth)
         if found is None:
-            rest = Stack(self.parts[depth:], self.fn, self.signature, self.name)
-            found = self._below[depth] = rest.build()[1]
+            found = self._below[depth] = Below(self, depth).build()[1]
         return found
 
-    def build(self) -> tuple[Any, Any]:
-        """Return the function that checks its results and the one that does not."""
+    @property
+    def root(self) -> Stack:
+        """The stack of which this is a part: itself, if it is the whole."""
+        return self
+
+    @property
+    def levels(self) -> int:
+        """How many stacks this one is within."""
+        return 0
+
+    def build(self, *, whole: bool = False) -> tuple[Any, Any]:
+        """Return the function that checks its results and the one that does not; `whole`: nothing is above it."""
         bound: dict[str, Any] = {"_stack": self}
         if self.signature is not CALLER:
             bound["_fn"] = self.fn
         for at, part in enumerate(self.parts):
             for name, value in part._bind().items():
                 bound[f"_{name}{at}"] = value
-        checked, fast = factory(self.parts, self.signature, is_async=self.is_async)(**bound)
+        named = whole and self.name is not None
+        checked, fast = factory(self.parts, self.signature, is_async=self.is_async, named=named)(**bound)
         _copy_defaults(self.fn, checked, self.signature)
         _copy_defaults(self.fn, fast, self.signature)
         return checked, fast
 
     def wrap(self) -> Any:
         """Return the decorated function: it checks the results of its first calls, then no longer."""
-        wrapper = self.build()[0]
+        wrapper = self.build(whole=True)[0]
         self._pending = None if self.is_async else (wrapper, _CHECKED_CALLS)
         return wrapper
 
@@ -257,7 +270,7 @@ class Stack:
         wrapper, left = self._pending
         self._pending = (wrapper, left - 1) if left > 1 else None
         if self._pending is None:
-            wrapper.__code__ = self.build()[1].__code__
+            wrapper.__code__ = self.build(whole=True)[1].__code__
 
     def target(self, args: tuple[Any, ...]) -> Any:
         """Return the function that is called, given the packed arguments."""
@@ -276,6 +289,26 @@ def label_of(fn: Any) -> str:
     """Return the full name of a function."""
     module = getattr(fn, "__module__", None) or "?"
     return f"{module}.{getattr(fn, '__qualname__', None) or repr(fn)}"
+
+
+class Below(Stack):
+    """What lies below a policy of another stack, for the attempts that this policy makes."""
+
+    __slots__ = ("_around",)
+
+    def __init__(self, around: Stack, depth: int) -> None:
+        super().__init__(around.parts[depth:], around.fn, around.signature, around.name)
+        self._around = around
+
+    @property
+    def root(self) -> Stack:
+        """The whole stack."""
+        return self._around.root
+
+    @property
+    def levels(self) -> int:
+        """How many stacks this one is within."""
+        return self._around.levels + 1
 
 
 def _invoke(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -394,7 +427,7 @@ def refuse_target(fn: Any, *, call: bool = False) -> None:
 
 def caller(parts: tuple[Policy, ...], name: str | None, *, is_async: bool) -> Any:
     """Return a function `(fn, *args, **kwargs)` that calls `fn` under `parts`."""
-    return Stack(parts, _invoke_async if is_async else _invoke, CALLER, name).build()[0]
+    return Stack(parts, _invoke_async if is_async else _invoke, CALLER, name).build(whole=True)[0]
 
 
 def source(parts: tuple[Policy, ...], fn: Any) -> str:

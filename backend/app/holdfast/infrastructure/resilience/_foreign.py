@@ -116,7 +116,9 @@ class ForeignTries(_tries.Tries):
         if config.stop is not None:
             stop = yield from self._ask("stop", config.stop, default=True)
         if stop:
-            self.give_up("no attempts left" if config.stop is None else "stop said so", error)
+            self.exhaust(error, "no attempts left" if config.stop is None else "stop said so")
+            return None
+        if self.yields(error):
             return None
         allowed = self.schedule(delay, verdict, error)
         if allowed is not None:
@@ -286,6 +288,7 @@ def loop(tries: ForeignTries, call: Any, error: Exception | None, result: Any, *
             tries.number += 1
     finally:
         error = None
+        tries.leave()
 
 
 async def loop_async(
@@ -311,7 +314,8 @@ async def loop_async(
             tries.number += 1
     finally:
         error = None
-        _tries.restore(token)
+        tries.leave()
+        _tries.restore(_tries.attempt_number, token)
 
 
 def _end(tries: ForeignTries, error: Exception | None, result: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
+from holdfast.infrastructure.resilience import _nested
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit
 from holdfast.infrastructure.resilience.backoff import Backoff
@@ -21,10 +22,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Token
-    from typing import Any
+    from typing import Any, TypeVar
 
     from holdfast.infrastructure.resilience._compile import Stack
     from holdfast.infrastructure.resilience.retry import Retry, RetryConfig
+
+    _V = TypeVar("_V")
 
 _MAX_NOTES = 8
 # Nobody waits longer in a call because a server said so, seconds.
@@ -37,7 +40,18 @@ attempt_number: ContextVar[tuple[int, int]] = ContextVar("holdfast_attempt", def
 class Tries:
     """The attempts of one call: born when the first one has failed, gone with the call."""
 
-    __slots__ = ("args", "config", "delay", "judge", "kwargs", "number", "refunds", "since", "stack")
+    __slots__ = (
+        "_outside",
+        "args",
+        "config",
+        "delay",
+        "judge",
+        "kwargs",
+        "number",
+        "refunds",
+        "since",
+        "stack",
+    )
 
     def __init__(
         self, retry: Retry, stack: Stack | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -51,6 +65,7 @@ class Tries:
         self.delay = 0.0
         self.since: float | None = None
         self.refunds: bool | None = None
+        self._outside: Token[object] | None = None
 
     def sleep(self, seconds: float) -> None:
         """Wait before a retry; one that is interrupted was not made, and is not paid for where budgets refund."""
@@ -99,7 +114,9 @@ class Tries:
         if config.budget is not None:
             config.budget.record_failure()
         if config.attempts is not None and self.number >= config.attempts:
-            self.give_up("no attempts left", error)
+            self.exhaust(error)
+            return None
+        if self.yields(error):
             return None
         wait: Any = config.wait
         delay: float = wait.delay(self.number, self.delay, config.random)
@@ -112,6 +129,31 @@ class Tries:
         if config.budget is None and not bus.entries and _deadline.get() is None:
             return delay
         return self.schedule(delay, verdict, error)
+
+    def yields(self, error: Exception | None) -> bool:
+        """Leave it to a retry in a named pipeline around this one, if there is one, to try again.
+
+        Otherwise, whoever is called from now on, in whatever task or thread, is to know that there is this one.
+        """
+        if self.number > 1 or self.stack is None or self.stack.name is None:
+            return False
+        if not self.config.nested and not _nested.outermost(self.stack, named=True):
+            self.give_up("a retry around this one goes on", error)
+            return True
+        self._outside = _nested.retried_by.set(self.stack.root)
+        return False
+
+    def leave(self) -> None:
+        """Put back what the context said before the retries."""
+        if self._outside is not None:
+            restore(_nested.retried_by, self._outside)
+            self._outside = None
+
+    def exhaust(self, error: Exception | None, reason: str = "no attempts left") -> None:
+        """Give up for want of attempts."""
+        self.give_up(reason, error)
+        if self.stack is not None and self.number > 1:
+            _nested.tell(self.stack, self.name, self.number)
 
     def doubt(self, raised: Exception) -> Verdict:
         """Report that the user's predicate raised, and retry nothing on its word."""
@@ -204,10 +246,10 @@ class Tries:
         return result
 
 
-def restore(token: Token[tuple[int, int]]) -> None:
-    """Put the attempt number back that was there before."""
+def restore(variable: ContextVar[_V], token: Token[_V]) -> None:
+    """Put the value back that was there before."""
     try:
-        attempt_number.reset(token)
+        variable.reset(token)
     except ValueError:
         # An abandoned coroutine is closed by the garbage collector, in whatever context that runs.
         return
@@ -256,6 +298,7 @@ def loop(tries: Tries, call: Callable[..., Any], error: Exception | None, result
                 return tries.done(result)
     finally:
         error = None
+        tries.leave()
 
 
 # What generated code calls.
@@ -290,7 +333,7 @@ def resume_plain(
         plain = retry._judge(error) is TRANSIENT
     except Exception:  # a classifier that was registered for a library: `decide` reports it
         plain = False
-    if not plain or bus.entries or _deadline.get() is not None:
+    if not plain or bus.entries or stack.name is not None or _deadline.get() is not None:
         return resume(stack, at, error, result, args, kwargs)
     since = ambient.monotonic()
     delay = retry._config.wait.delay(1, 0.0, retry._config.random)
@@ -351,7 +394,8 @@ async def resume_async(
                 return tries.done(result)
     finally:
         error = None
-        restore(token)
+        tries.leave()
+        restore(attempt_number, token)
 
 
 def refused(stack: Stack, at: int, result: object, args: tuple[Any, ...]) -> bool:

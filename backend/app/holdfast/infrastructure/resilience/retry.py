@@ -55,6 +55,7 @@ class RetryConfig(Frozen):
         "deadline",
         "hint_cap",
         "name",
+        "nested",
         "on",
         "random",
         "result",
@@ -69,6 +70,7 @@ class RetryConfig(Frozen):
     deadline: float | None
     budget: RetryBudget | None
     hint_cap: float
+    nested: bool
     stop: _StateFunction | None
     before: _StateFunction | None
     after: _StateFunction | None
@@ -87,6 +89,7 @@ class RetryConfig(Frozen):
         deadline: float | None = None,
         budget: RetryBudget | None = None,
         hint_cap: float = 5.0,
+        nested: bool = False,
         stop: _StateFunction | None = None,
         before: _StateFunction | None = None,
         after: _StateFunction | None = None,
@@ -103,6 +106,7 @@ class RetryConfig(Frozen):
             deadline=deadline,
             budget=budget,
             hint_cap=hint_cap,
+            nested=nested,
             stop=stop,
             before=before,
             after=after,
@@ -122,6 +126,9 @@ class RetryConfig(Frozen):
         faults.number("attempts", self.attempts, 1, 1_000_000, whole=True, optional=True)
         faults.number("deadline", self.deadline, 0, above=True, optional=True)
         faults.number("hint_cap", self.hint_cap, 0)
+        faults.check(
+            isinstance(self.nested, bool), "nested", self.nested, "is not a bool", "give True or False"
+        )
         if not isinstance(self.wait, Backoff) and not callable(self.wait):
             faults.number("wait", self.wait, 0, 86_400)
         if not _foreign.takes_state(self.on):
@@ -153,10 +160,10 @@ _DRIVERS = tuple(
 class Retry(Policy):
     """Make up to `attempts` attempts (None: no limit), `wait` apart, for errors that `on` calls transient.
 
-    `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's
-    hint t waits
-    t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
-    functions of its RetryCallState. It gives up by raising the original error with a note.
+    `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's hint
+    t waits t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
+    functions of its RetryCallState. In a named pipeline it leaves retrying to the retry of a named pipeline around
+    it, unless `nested`. It gives up by raising the original error with a note.
     """
 
     __slots__ = ("_config", "_judge")
@@ -174,6 +181,7 @@ class Retry(Policy):
         deadline: float | None = None,
         budget: RetryBudget | None = None,
         hint_cap: float = 5.0,
+        nested: bool = False,
         stop: _StateFunction | None = None,
         before: _StateFunction | None = None,
         after: _StateFunction | None = None,
@@ -190,6 +198,7 @@ class Retry(Policy):
             deadline=deadline,
             budget=budget,
             hint_cap=hint_cap,
+            nested=nested,
             stop=stop,
             before=before,
             after=after,
@@ -375,7 +384,7 @@ class Attempt:
     def _leave(self) -> None:
         if self._tokens is not None:
             number, bound = self._tokens
-            _tries.restore(number)
+            _tries.restore(_tries.attempt_number, number)
             if bound is not None:
                 _undo(bound)
             self._tokens = None
@@ -457,6 +466,7 @@ def retry(
     deadline: float | None = None,
     budget: RetryBudget | None = None,
     hint_cap: float = 5.0,
+    nested: bool = False,
     stop: _StateFunction | None = None,
     before: _StateFunction | None = None,
     after: _StateFunction | None = None,

@@ -1,0 +1,221 @@
+"""Seam: retries of one function inside retries of another, through calls, tasks and threads."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backend.tests.integration.resilience._driver import Driver, Function
+from backend.tests.integration.resilience._make import Make
+from holdfast.infrastructure.resilience.errors import ConfigurationError
+from holdfast.infrastructure.resilience.events import RetriesNested, RetryGaveUp
+from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.retry import Retry
+from holdfast.testing.clock import VirtualClock
+from holdfast.testing.faults import Script, fail, succeed
+from holdfast.testing.recorder import EventRecorder
+
+LEFT = "a retry around this one goes on"
+
+
+def layer(driver: Driver, policy: Policy, inner: Function) -> Function:
+    """Return a function under a policy that does nothing but call the layer below."""
+
+    async def call() -> Any:
+        return await driver.ask(inner)
+
+    return driver.decorate(policy, call)
+
+
+def layers(driver: Driver, script: Script, *policies: Policy) -> Function:
+    """Return functions that call each other, the outermost first, each under one policy."""
+    *outer, innermost = policies
+    fn = driver.decorate(innermost, script)
+    for policy in reversed(outer):
+        fn = layer(driver, policy, fn)
+    return fn
+
+
+def test_in_named_pipelines_only_the_outermost_retries(driver: Driver, make: Make) -> None:
+    """Three layers of four attempts make four calls, not 64, and the clock shows the outermost one's waits."""
+    script = Script(fail())
+    stack = layers(
+        driver, script, *(make.pipeline(make.retry(4), name=name) for name in ("web", "shop", "db"))
+    )
+    (error,) = driver.outcomes(1, stack)
+    assert (script.calls, driver.clock.elapsed) == (4, 3.0)
+    assert isinstance(error, ConnectionError)
+
+
+def test_the_inner_retries_say_so(driver: Driver, make: Make, event_recorder: EventRecorder) -> None:
+    """Each attempt's error says that the inner retry left it to the outer one; events have the order and the names."""
+    inner = make.pipeline(make.retry(3, name=None), name="db")
+    outer = make.pipeline(make.retry(2, name=None), name="web")
+    (error,) = driver.outcomes(1, layers(driver, Script(fail(ConnectionError())), outer, inner))
+    left = f"holdfast: db gave up after 1 attempt, 0 s after the first failure: {LEFT}"
+    ended = "holdfast: web gave up after 2 attempts, 1 s after the first failure: no attempts left"
+    assert error.__notes__ == [left, left, ended]
+    ends = [(event.name, event.attempts, event.reason) for event in event_recorder.of(RetryGaveUp)]
+    assert ends == [("db", 1, LEFT), ("db", 1, LEFT), ("web", 2, "no attempts left")]
+
+
+def test_alone_the_inner_retries(driver: Driver, make: Make) -> None:
+    """The same function, called from outside any retry, makes all its attempts; inside one again, it does not."""
+    script = Script(fail())
+    inner = driver.decorate(make.pipeline(make.retry(3), name="db"), script)
+    outer = layer(driver, make.pipeline(make.retry(2), name="web"), inner)
+    counts = []
+    for fn in (inner, outer, inner, outer):
+        before = script.calls
+        driver.outcomes(1, fn)
+        counts.append(script.calls - before)
+    assert counts == [3, 2, 3, 2]
+
+
+def test_success_of_the_outer_retry_is_the_result(driver: Driver, make: Make) -> None:
+    """What fails twice and then works is found by the outer retry alone."""
+    script = Script(fail(), fail(), succeed("late"))
+    stack = layers(
+        driver, script, make.pipeline(make.retry(3), name="web"), make.pipeline(make.retry(3), name="db")
+    )
+    assert (driver.call(stack), script.calls, driver.clock.elapsed) == ("late", 3, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "calls"),
+    [("web", "db", 3), (None, "db", 9), ("web", None, 9), (None, None, 9)],
+)
+def test_both_must_be_named(
+    driver: Driver, make: Make, outer: str | None, inner: str | None, calls: int
+) -> None:
+    """A retry that nobody put into a named pipeline is taken at its word: it retries, and is not waited for."""
+    script = Script(fail())
+    policies = (make.pipeline(make.retry(3), name=name) for name in (outer, inner))
+    driver.outcomes(1, layers(driver, script, *policies))
+    assert script.calls == calls
+
+
+def test_an_inner_retry_can_insist(driver: Driver, make: Make) -> None:
+    """With `nested` the inner one retries all the same, and what lies below it leaves it to that one."""
+    script = Script(fail())
+    stack = layers(
+        driver,
+        script,
+        make.pipeline(make.retry(2), name="web"),
+        make.pipeline(make.retry(3, nested=True), name="shop"),
+        make.pipeline(make.retry(4), name="db"),
+    )
+    driver.outcomes(1, stack)
+    assert script.calls == 6
+
+
+def test_what_is_between_them_does_not_hide_the_outer_retry(driver: Driver, make: Make) -> None:
+    """Breakers, timeouts and undecorated functions between the two retries change nothing."""
+    script = Script(fail())
+    inner = driver.decorate(
+        make.pipeline(make.timeout(9.0), make.retry(3), make.breaker(50), name="db"), script
+    )
+
+    async def plain() -> Any:
+        return await driver.ask(inner)
+
+    outer = make.pipeline(make.breaker(50), make.retry(3), make.timeout(9.0), name="web")
+    driver.outcomes(1, driver.decorate(outer, plain))
+    assert script.calls == 3
+
+
+def test_other_callers_are_not_affected(driver: Driver, make: Make) -> None:
+    """While one caller is inside an outer retry, another calls the inner function alone, and it retries."""
+    nested, alone = Script(fail()), Script(fail())
+    policy = make.pipeline(make.retry(3), name="db")
+    outer = layer(driver, make.pipeline(make.retry(3), name="web"), driver.decorate(policy, nested))
+    inner = driver.decorate(policy, alone)
+    driver.together(driver.after(0.0, outer), driver.after(0.5, inner))
+    assert (nested.calls, alone.calls) == (3, 3)
+
+
+@pytest.mark.parametrize("tenacity", [False, True])
+def test_functions_of_the_state_make_no_difference(driver: Driver, make: Make, *, tenacity: bool) -> None:
+    """Retries that ask callbacks of tenacity's kind leave it to the outer one, and are left to, as others are."""
+    seen: list[int] = []
+
+    def note(state: Any) -> None:
+        seen.append(state.attempt_number)
+
+    settings: dict[str, Any] = {"after": note} if tenacity else {}
+    script = Script(fail())
+    policies = (make.pipeline(make.retry(3, **settings), name=name) for name in ("web", "db"))
+    driver.outcomes(1, layers(driver, script, *policies))
+    assert script.calls == 3
+    assert seen == ([1, 1, 1, 2, 1, 3] if tenacity else [])
+
+
+def test_tasks_know_from_the_second_attempt_on(virtual_clock: VirtualClock, make: Make) -> None:
+    """A task has no call stack in common with who started it; the context tells it, once the outer one has failed."""
+    script = Script(fail())
+    inner = make.pipeline(make.retry(3), name="db")(script.coroutine_function())
+
+    @make.pipeline(make.retry(3), name="web")
+    async def outer() -> None:
+        await asyncio.gather(inner())
+
+    with pytest.raises(ConnectionError):
+        virtual_clock.run(outer())
+    assert script.calls == 3 + 1 + 1
+
+
+def test_bare_retries_multiply_and_it_is_said_once(
+    driver: Driver, make: Make, event_recorder: EventRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three bare layers of four attempts are 64 calls; each inner one is reported once, however often it happens."""
+    script = Script(fail())
+    stack = layers(driver, script, *(Retry(4, wait=0.0, name=name) for name in unique("web", "shop", "db")))
+    with caplog.at_level(logging.WARNING, "holdfast"):
+        driver.outcomes(2, stack)
+    assert script.calls == 128
+    told = [(event.name[:2], event.attempts) for event in event_recorder.of(RetriesNested)]
+    assert told == [("db", 4), ("sh", 4)]
+    assert ["made 4 attempts within one attempt" in record.message for record in caplog.records] == [
+        True,
+        True,
+    ]
+
+
+_turn = iter(range(1_000_000))
+
+
+def unique(*names: str) -> list[str]:
+    """Return names that no other test has used: a report is made once in a process."""
+    turn = next(_turn)
+    return [f"{name} {turn}" for name in names]
+
+
+def test_a_bare_retry_alone_is_not_reported(driver: Driver, event_recorder: EventRecorder) -> None:
+    """A function that exhausts its attempts without a retry around it is nobody's nested retry."""
+    (name,) = unique("lonely")
+    driver.outcomes(3, driver.decorate(Retry(3, wait=0.0, name=name), Script(fail())))
+    assert event_recorder.of(RetriesNested) == ()
+
+
+def test_the_setting_is_checked() -> None:
+    """`nested` is a bool, and says so otherwise."""
+    with pytest.raises(ConfigurationError, match="nested = 'yes' is not a bool"):
+        Retry(nested="yes")  # type: ignore[arg-type]
+
+
+def test_recursion_is_one_retry(driver: Driver, make: Make) -> None:
+    """A function that calls itself under its own named pipeline is retried by the outermost call only."""
+    depth: list[int] = []
+    again: list[Callable[[], Any]] = []
+
+    async def call() -> Any:
+        depth.append(1)
+        if len(depth) % 2:
+            return await driver.ask(again[0])
+        raise ConnectionError
+
+    again.append(driver.decorate(make.pipeline(make.retry(3), name="tree"), call))
+    driver.outcomes(1, again[0])
+    assert len(depth) == 6
