@@ -67,6 +67,11 @@ from holdfast.infrastructure.resilience.pipeline import explain as explain
 from holdfast.infrastructure.resilience.policy import Policy as Policy
 from holdfast.infrastructure.resilience.randomness import current_random as current_random
 from holdfast.infrastructure.resilience.randomness import use_random as use_random
+from holdfast.infrastructure.resilience.registry import Registry as Registry
+from holdfast.infrastructure.resilience.registry import Resilient as Resilient
+from holdfast.infrastructure.resilience.registry import recommended as recommended
+from holdfast.infrastructure.resilience.registry import registry as registry
+from holdfast.infrastructure.resilience.registry import resilient as resilient
 from holdfast.infrastructure.resilience.retry import Attempt as Attempt
 from holdfast.infrastructure.resilience.retry import Retry as Retry
 from holdfast.infrastructure.resilience.retry import RetryConfig as RetryConfig
@@ -128,6 +133,8 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "RateLimitedError",
+    "Registry",
+    "Resilient",
     "RetriesNested",
     "Retry",
     "RetryBudget",
@@ -160,8 +167,11 @@ __all__ = [
     "explain",
     "httpx_transport",
     "live_breakers",
+    "recommended",
     "register_classifier",
+    "registry",
     "remaining",
+    "resilient",
     "retry",
     "retry_after",
     "subscribe",

@@ -77,6 +77,11 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.policy import Policy as Policy
     from holdfast.infrastructure.resilience.randomness import current_random as current_random
     from holdfast.infrastructure.resilience.randomness import use_random as use_random
+    from holdfast.infrastructure.resilience.registry import Registry as Registry
+    from holdfast.infrastructure.resilience.registry import Resilient as Resilient
+    from holdfast.infrastructure.resilience.registry import recommended as recommended
+    from holdfast.infrastructure.resilience.registry import registry as registry
+    from holdfast.infrastructure.resilience.registry import resilient as resilient
     from holdfast.infrastructure.resilience.retry import Attempt as Attempt
     from holdfast.infrastructure.resilience.retry import Retry as Retry
     from holdfast.infrastructure.resilience.retry import RetryConfig as RetryConfig
@@ -137,6 +142,8 @@ _EXPORTS = {
     "Policy": "holdfast.infrastructure.resilience.policy",
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
+    "Registry": "holdfast.infrastructure.resilience.registry",
+    "Resilient": "holdfast.infrastructure.resilience.registry",
     "RetriesNested": "holdfast.infrastructure.resilience.events",
     "Retry": "holdfast.infrastructure.resilience.retry",
     "RetryBudget": "holdfast.infrastructure.resilience.budget",
@@ -171,8 +178,11 @@ _EXPORTS = {
     "explain": "holdfast.infrastructure.resilience.pipeline",
     "httpx_transport": "holdfast.infrastructure.transport.http",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
+    "recommended": "holdfast.infrastructure.resilience.registry",
     "register_classifier": "holdfast.infrastructure.resilience.classify",
+    "registry": "holdfast.infrastructure.resilience.registry",
     "remaining": "holdfast.infrastructure.resilience.deadline",
+    "resilient": "holdfast.infrastructure.resilience.registry",
     "retry": "holdfast.infrastructure.resilience.retry",
     "retry_after": "holdfast.infrastructure.resilience.classify",
     "subscribe": "holdfast.infrastructure.resilience.events",
@@ -225,6 +235,8 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "RateLimitedError",
+    "Registry",
+    "Resilient",
     "RetriesNested",
     "Retry",
     "RetryBudget",
@@ -257,8 +269,11 @@ __all__ = [
     "explain",
     "httpx_transport",
     "live_breakers",
+    "recommended",
     "register_classifier",
+    "registry",
     "remaining",
+    "resilient",
     "retry",
     "retry_after",
     "subscribe",

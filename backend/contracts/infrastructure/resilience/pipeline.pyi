@@ -31,6 +31,9 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able facts; infinite figures are None."""
 
+    def mermaid(self) -> str:
+        """Return a Mermaid flowchart of the way of a call through the policies."""
+
 class Pipeline(Policy):
     """Policies applied together, outermost first, compiled into one function for what they decorate."""
 
@@ -43,8 +46,14 @@ class Pipeline(Policy):
     def name(self) -> str | None:
         """The name in events of policies that have none of their own."""
 
-    def explain(self) -> Explanation:
-        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings."""
+    def explain(self, *, strict: bool = False) -> Explanation:
+        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings.
 
-def explain(fn: object) -> Explanation:
-    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else."""
+        With `strict`, ConfigurationError if there are warnings.
+        """
+
+def explain(fn: object, *, strict: bool = False) -> Explanation:
+    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else.
+
+    With `strict`, ConfigurationError if there are warnings.
+    """

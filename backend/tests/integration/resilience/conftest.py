@@ -10,6 +10,7 @@ import pytest
 from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
 from backend.tests.integration.resilience._make import Make
 from backend.tests.integration.resilience._redis import RedisProcess, connect, delete
+from holdfast.infrastructure.resilience.registry import Registry
 from holdfast.testing.clock import VirtualClock
 
 
@@ -39,6 +40,12 @@ def compose(request: pytest.FixtureRequest, driver: Driver) -> Compose:
 def make(seeded_random: int) -> Make:
     """Give a maker of policies that leave nothing to chance; where one must draw, the draws are seeded."""
     return Make()
+
+
+@pytest.fixture
+def names() -> Registry:
+    """Give a registry of pipelines in which nothing is defined."""
+    return Registry()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from math import prod
 
 from holdfast.infrastructure.resilience._bounds import FOREVER, Bounds
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
+from holdfast.infrastructure.resilience.errors import Fault
 from holdfast.infrastructure.resilience.retry import Retry, _Bound
 from holdfast.infrastructure.resilience.timeout import Timeout
 
@@ -21,6 +22,7 @@ _BREAKERS = (CircuitBreaker, CircuitBreakers)
 
 def facts(policies: tuple[Policy, ...]) -> dict[str, Any]:
     """Return the fields of an `Explanation`."""
+    policies = tuple(one for policy in policies for one in policy._current())
     bounds = Bounds()
     for policy in reversed(policies):
         bounds = policy._bounds(bounds)
@@ -32,7 +34,7 @@ def facts(policies: tuple[Policy, ...]) -> dict[str, Any]:
         "hinted_duration": bounds.hinted,
         "amplification": bounds.amplification,
         "errors": bounds.errors,
-        "warnings": tuple(_warnings(policies)),
+        "warnings": tuple(dict.fromkeys(_warnings(policies))),
     }
 
 
@@ -110,6 +112,36 @@ def text(explanation: Explanation) -> str:
     lines.append("can raise: " + ", ".join(explanation.errors))
     lines += [f"warning: {one}" for one in explanation.warnings]
     return "\n".join(lines)
+
+
+def mermaid(explanation: Explanation) -> str:
+    """Return a flowchart from the caller to the function, and the figures beside it."""
+    steps = ["caller", *explanation.policies, "the function"]
+    lines = ["flowchart TD"]
+    lines += [f"    s{at}[{_quoted(step)}]" for at, step in enumerate(steps)]
+    lines += [f"    s{at} --> s{at + 1}" for at in range(len(steps) - 1)]
+    figures = str(explanation).splitlines()[1 + len(explanation.policies) :]
+    lines.append(f"    s0 -.- figures[{_quoted('<br>'.join(figures))}]")
+    return "\n".join(lines)
+
+
+def _quoted(label: str) -> str:
+    return '"' + label.replace('"', "#quot;") + '"'
+
+
+def fault(warning: str) -> Fault:
+    """Return a warning as what is wrong with a configuration."""
+    problem, _, remedy = warning.partition("; ")
+    return Fault("policies", _Order(), problem, remedy or "see explain()")
+
+
+class _Order:
+    """Stands for the order of the policies in a fault."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "(this order)"
 
 
 def _figure(number: float) -> str:

@@ -745,8 +745,9 @@ def breaker_of(fn: Callable[..., Any]) -> CircuitBreaker:
     """Return the outermost circuit breaker that `fn` is decorated with. LookupError without one."""
     stack = _compile.stack_of(getattr(fn, "__func__", fn))
     for part in stack.parts if stack is not None else ():
-        if isinstance(part, CircuitBreaker):
-            return part
+        for policy in part._current():
+            if isinstance(policy, CircuitBreaker):
+                return policy
     raise LookupError(f"{fn!r} has no circuit breaker of its own: decorate it with @circuit_breaker")
 
 

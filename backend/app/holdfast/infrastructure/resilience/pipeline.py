@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holdfast.infrastructure.resilience import _compile, _explain
 from holdfast.infrastructure.resilience._frozen import Frozen
+from holdfast.infrastructure.resilience.errors import ConfigurationError
 from holdfast.infrastructure.resilience.policy import Policy
 
 TYPE_CHECKING = False
@@ -52,6 +53,10 @@ class Explanation(Frozen):
         """Return the fields as JSON-able facts; infinite figures are None."""
         return {name: None if value == float("inf") else value for name, value in self._fields().items()}
 
+    def mermaid(self) -> str:
+        """Return a Mermaid flowchart of the way of a call through the policies."""
+        return _explain.mermaid(self)
+
     def __str__(self) -> str:
         """Return the explanation as people read it."""
         return _explain.text(self)
@@ -85,9 +90,12 @@ class Pipeline(Policy):
         """The name in events of policies that have none of their own."""
         return self._name
 
-    def explain(self) -> Explanation:
-        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings."""
-        return Explanation(**_explain.facts(self._policies))
+    def explain(self, *, strict: bool = False) -> Explanation:
+        """Return worst-case attempts, seconds and load amplification, the possible errors, and order warnings.
+
+        With `strict`, ConfigurationError if there are warnings.
+        """
+        return _explained(self._policies, strict=strict)
 
     def __repr__(self) -> str:
         """Show the policies."""
@@ -104,13 +112,23 @@ def _flat(policy: Policy) -> tuple[Policy, ...]:
     return policy.policies if isinstance(policy, Pipeline) else (policy,)
 
 
-def explain(fn: object) -> Explanation:
-    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else."""
+def _explained(policies: tuple[Policy, ...], *, strict: bool) -> Explanation:
+    explanation = Explanation(**_explain.facts(policies))
+    if strict and explanation.warnings:
+        raise ConfigurationError("Pipeline", tuple(map(_explain.fault, explanation.warnings)))
+    return explanation
+
+
+def explain(fn: object, *, strict: bool = False) -> Explanation:
+    """Explain the policies of a decorated function, a policy or a pipeline. TypeError for anything else.
+
+    With `strict`, ConfigurationError if there are warnings.
+    """
     if isinstance(fn, Policy):
-        return Explanation(**_explain.facts(_flat(fn)))
+        return _explained(_flat(fn), strict=strict)
     stack = _compile.stack_of(getattr(fn, "__func__", fn))
     if stack is None:
         raise TypeError(
             f"{fn!r} has no policies to explain: give a decorated function, a policy or a pipeline"
         )
-    return Explanation(**_explain.facts(stack.parts))
+    return _explained(stack.parts, strict=strict)

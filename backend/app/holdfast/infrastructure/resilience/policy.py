@@ -65,6 +65,10 @@ class Policy:
     def _parts(self) -> tuple[Policy, ...]:
         return (self,)
 
+    def _current(self) -> tuple[Policy, ...]:
+        """Return the policies that this one stands for now."""
+        return (self,)
+
     # What a policy gives to the compiler: the shape says which lines `_emit` writes, `_bind` the values they name.
 
     def _shape(self) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from holdfast.infrastructure.resilience.deadline import current_deadline
 from holdfast.infrastructure.resilience.errors import CallRejectedError, TimeoutExceeded
 from holdfast.infrastructure.resilience.pipeline import Pipeline
 from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.registry import Resilient
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.transport._network import Bound
 
@@ -69,7 +70,7 @@ def _declare_failures() -> None:
 class Rules:
     """What may be repeated and what is a failure, and the policy for either kind of request."""
 
-    __slots__ = ("_methods", "_once", "_repeat", "_statuses", "breakers", "buffer")
+    __slots__ = ("_derived", "_methods", "_policy", "_statuses", "buffer")
 
     def __init__(
         self, policy: Policy, *, methods: frozenset[str], statuses: frozenset[int], buffer: bool
@@ -77,18 +78,32 @@ class Rules:
         _check(policy, methods, statuses)
         if not statuses <= FAILURE_STATUSES:
             _declare_failures()
-        self._repeat = _derive(policy, _keyed)
-        self._once = _derive(self._repeat, _unsent_only)
+        self._policy = policy
+        self._derived: _Derived | None = None
         self._methods = frozenset(method.upper() for method in methods)
         self._statuses = statuses
         self.buffer = buffer
-        families = (part for part in _parts(self._repeat) if isinstance(part, CircuitBreakers))
-        self.breakers: CircuitBreakers | None = next(families, None)
+        self._now()
+
+    def _now(self) -> _Derived:
+        """Return what follows from the policy, which is a new one when its name has been given a new meaning."""
+        policy = self._policy.pipeline if isinstance(self._policy, Resilient) else self._policy
+        derived = self._derived
+        if derived is None or derived.policy is not policy:
+            derived = self._derived = _Derived(policy)
+        return derived
+
+    @property
+    def breakers(self) -> CircuitBreakers | None:
+        """The breakers per host, if there is a family."""
+        families = (part for part in _parts(self._now().repeat) if isinstance(part, CircuitBreakers))
+        return next(families, None)
 
     def policy(self, request: httpx.Request) -> Policy:
         """Return the policy for `request`: whole, or one that retries only what was never sent."""
         repeatable = request.method in self._methods or bool(request.headers.get("Idempotency-Key"))
-        return self._repeat if repeatable and not isinstance(request.stream, OneShot) else self._once
+        derived = self._now()
+        return derived.repeat if repeatable and not isinstance(request.stream, OneShot) else derived.once
 
     def fails(self, response: httpx.Response) -> bool:
         """Return whether the status is a failure."""
@@ -97,6 +112,17 @@ class Rules:
     def loads(self, response: httpx.Response, request: httpx.Request) -> bool:
         """Return whether the body belongs to the attempt; what follows an upgrade is no body."""
         return self.buffer and response.status_code != _UPGRADED and request.method != "CONNECT"
+
+
+class _Derived:
+    """A policy, and what becomes of it for requests that may be repeated and for those that may not."""
+
+    __slots__ = ("once", "policy", "repeat")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.repeat = _derive(policy, _keyed)
+        self.once = _derive(self.repeat, _unsent_only)
 
 
 def _check(policy: object, methods: Any, statuses: Any) -> None:

@@ -1,0 +1,55 @@
+"""Pipelines by name: decorate with a name, say elsewhere what it means, and change that without decorating again."""
+
+from collections.abc import Iterator
+
+from holdfast.infrastructure.resilience.pipeline import Explanation, Pipeline
+from holdfast.infrastructure.resilience.policy import Policy
+
+class Resilient(Policy):
+    """The pipeline that a registry has under a name, looked up when it is called. Made by `resilient`."""
+
+    @property
+    def name(self) -> str:
+        """The name in the registry."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of that name now; where nobody defined one, `recommended(name)` is defined."""
+
+    def explain(self, *, strict: bool = False) -> Explanation:
+        """Explain the pipeline of that name as it is now; `strict` as for a pipeline."""
+
+class Registry:
+    """Named pipelines. A change holds for the next call of every function decorated by name; calls that run go on.
+
+    Safe to share between threads and tasks.
+    """
+
+    def __init__(self) -> None: ...
+    def define(self, name: str, *policies: Policy, strict: bool = False) -> Pipeline:
+        """Say what `name` means, outermost policy first; replaces what it meant. Give a policy again to keep its state.
+
+        TypeError for what is no policy; with `strict`, ConfigurationError if `explain()` has warnings. Then
+        nothing has changed.
+        """
+
+    def get(self, name: str) -> Pipeline:
+        """Return the pipeline of a name. LookupError, with the names there are, for one that nobody defined."""
+
+    def discard(self, name: str) -> None:
+        """Forget what a name means; the next call of a function decorated by it begins with `recommended(name)`."""
+
+    def resilient(self, name: str) -> Resilient:
+        """Return a policy that calls through the pipeline of that name."""
+
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, name: object) -> bool: ...
+
+registry: Registry
+
+def resilient(name: str) -> Resilient:
+    """Return a policy that calls through the pipeline which the common `registry` has under `name`."""
+
+def recommended(name: str) -> Pipeline:
+    """Return a new pipeline called `name`: 30 s in all, 3 attempts on a budget, a circuit breaker, 10 s an attempt."""
