@@ -88,6 +88,9 @@ from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncH
 from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
 from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
 from holdfast.infrastructure.transport.http import httpx_transport as httpx_transport
+from holdfast.infrastructure.transport.propagation import PropagationMiddleware as PropagationMiddleware
+from holdfast.infrastructure.transport.propagation import caller_attempt as caller_attempt
+from holdfast.infrastructure.transport.propagation import outgoing_headers as outgoing_headers
 
 __all__ = [
     "PERMANENT",
@@ -132,6 +135,7 @@ __all__ = [
     "Pipeline",
     "Policy",
     "ProbeExpired",
+    "PropagationMiddleware",
     "RateLimitedError",
     "Registry",
     "Resilient",
@@ -157,6 +161,7 @@ __all__ = [
     "async_httpx_transport",
     "backoff",
     "breaker_of",
+    "caller_attempt",
     "circuit_breaker",
     "classify",
     "current_attempt",
@@ -167,6 +172,7 @@ __all__ = [
     "explain",
     "httpx_transport",
     "live_breakers",
+    "outgoing_headers",
     "recommended",
     "register_classifier",
     "registry",

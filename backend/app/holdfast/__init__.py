@@ -98,6 +98,9 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
     from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
     from holdfast.infrastructure.transport.http import httpx_transport as httpx_transport
+    from holdfast.infrastructure.transport.propagation import PropagationMiddleware as PropagationMiddleware
+    from holdfast.infrastructure.transport.propagation import caller_attempt as caller_attempt
+    from holdfast.infrastructure.transport.propagation import outgoing_headers as outgoing_headers
 
 # Names load when they are first asked for, so that importing the package costs next to nothing.
 _EXPORTS = {
@@ -141,6 +144,7 @@ _EXPORTS = {
     "Pipeline": "holdfast.infrastructure.resilience.pipeline",
     "Policy": "holdfast.infrastructure.resilience.policy",
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
+    "PropagationMiddleware": "holdfast.infrastructure.transport.propagation",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
     "Registry": "holdfast.infrastructure.resilience.registry",
     "Resilient": "holdfast.infrastructure.resilience.registry",
@@ -168,6 +172,7 @@ _EXPORTS = {
     "async_httpx_transport": "holdfast.infrastructure.transport.http",
     "backoff": "holdfast.infrastructure.resilience.backoff",
     "breaker_of": "holdfast.infrastructure.resilience.circuit_breaker",
+    "caller_attempt": "holdfast.infrastructure.transport.propagation",
     "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
     "classify": "holdfast.infrastructure.resilience.classify",
     "current_attempt": "holdfast.infrastructure.resilience.retry",
@@ -178,6 +183,7 @@ _EXPORTS = {
     "explain": "holdfast.infrastructure.resilience.pipeline",
     "httpx_transport": "holdfast.infrastructure.transport.http",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
+    "outgoing_headers": "holdfast.infrastructure.transport.propagation",
     "recommended": "holdfast.infrastructure.resilience.registry",
     "register_classifier": "holdfast.infrastructure.resilience.classify",
     "registry": "holdfast.infrastructure.resilience.registry",
@@ -234,6 +240,7 @@ __all__ = [
     "Pipeline",
     "Policy",
     "ProbeExpired",
+    "PropagationMiddleware",
     "RateLimitedError",
     "Registry",
     "Resilient",
@@ -259,6 +266,7 @@ __all__ = [
     "async_httpx_transport",
     "backoff",
     "breaker_of",
+    "caller_attempt",
     "circuit_breaker",
     "classify",
     "current_attempt",
@@ -269,6 +277,7 @@ __all__ = [
     "explain",
     "httpx_transport",
     "live_breakers",
+    "outgoing_headers",
     "recommended",
     "register_classifier",
     "registry",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backend.tests.integration._asgi import Application, AsgiServer
 from backend.tests.integration._client import Caller, Mode, SkippingClock, caller
 from backend.tests.integration._server import FaultyServer
 from holdfast.infrastructure.resilience.clock import use_clock
@@ -18,6 +19,20 @@ def http_server() -> Iterator[FaultyServer]:
     """Give a real HTTP server on a local port; it answers well until it is told otherwise."""
     with FaultyServer() as server:
         yield server
+
+
+@pytest.fixture
+def asgi_server() -> Iterator[Callable[[Application], AsgiServer]]:
+    """Give a function that serves an ASGI application on a local port, as many as are asked for."""
+    servers: list[AsgiServer] = []
+
+    def serve(app: Application) -> AsgiServer:
+        servers.append(AsgiServer(app))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

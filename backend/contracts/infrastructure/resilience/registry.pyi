@@ -8,6 +8,7 @@ from holdfast.infrastructure.resilience.policy import Policy
 class Resilient(Policy):
     """The pipeline that a registry has under a name, looked up when it is called. Made by `resilient`."""
 
+    def __init__(self, registry: Registry, name: str) -> None: ...
     @property
     def name(self) -> str:
         """The name in the registry."""

@@ -22,6 +22,7 @@ class HttpxTransport(httpx.BaseTransport):
         retry_methods: frozenset[str] = ...,
         failure_statuses: frozenset[int] = ...,
         buffer: bool = False,
+        propagate: bool = True,
     ) -> None: ...
     @property
     def breakers(self) -> CircuitBreakers | None:
@@ -59,6 +60,7 @@ class AsyncHttpxTransport(httpx.AsyncBaseTransport):
         retry_methods: frozenset[str] = ...,
         failure_statuses: frozenset[int] = ...,
         buffer: bool = False,
+        propagate: bool = True,
     ) -> None: ...
     @property
     def breakers(self) -> CircuitBreakers | None:
@@ -89,14 +91,14 @@ def httpx_transport(
     retry_methods: frozenset[str] = ...,
     failure_statuses: frozenset[int] = ...,
     buffer: bool = False,
+    propagate: bool = True,
 ) -> HttpxTransport:
     """Return a transport for `httpx.Client(transport=…)` that sends every request through `policy`.
 
-    `retry_methods` may be repeated (any other only with an `Idempotency-Key`, or when it never left);
-    `failure_statuses` count as failures, and the last such response is returned, unread. A body that cannot be
-    replayed (a generator, an open file) is sent once. `CircuitBreakers` without `key` have one for each origin.
-    With `buffer` the body is read inside the attempt, so that a broken one is retried too; without it, it is
-    read later, under the attempt's deadline. ConfigurationError for methods and statuses that are none.
+    `retry_methods` may be repeated (others with an `Idempotency-Key`, or when they never left); the last response of
+    `failure_statuses` is returned, unread. A body that cannot be replayed is sent once. `CircuitBreakers` without
+    `key` have one for each origin. `buffer`: the body is read inside the attempt, otherwise later, under its deadline.
+    `propagate`: deadline and attempt go along in headers. ConfigurationError for bad methods and statuses.
     """
 
 def async_httpx_transport(
@@ -106,5 +108,6 @@ def async_httpx_transport(
     retry_methods: frozenset[str] = ...,
     failure_statuses: frozenset[int] = ...,
     buffer: bool = False,
+    propagate: bool = True,
 ) -> AsyncHttpxTransport:
     """Return a transport for `httpx.AsyncClient(transport=…)` that sends every request through `policy`."""

@@ -43,6 +43,21 @@ def outermost(stack: Stack, *, named: bool) -> bool:
     return True
 
 
+def is_retried(*, own: int = 0) -> bool:
+    """Return whether a retry of a named pipeline is around the caller, besides `own` ones that do not count."""
+    if retried_by.get() is not None:
+        return True
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_RETRYING) and file.endswith(NAMED):
+            own -= 1
+            if own < 0:
+                return True
+        frame = frame.f_back
+    return False
+
+
 def tell(stack: Stack, name: str, attempts: int) -> None:
     """Report, once for each function, that its attempts were multiplied by those of a retry around it."""
     if name in _told or len(_told) >= _MAX_TOLD or outermost(stack, named=False):

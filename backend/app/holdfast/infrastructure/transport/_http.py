@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from holdfast.infrastructure.resilience import _nested
 from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._foreign import takes_state
 from holdfast.infrastructure.resilience._frozen import Faults
@@ -21,6 +22,7 @@ from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.registry import Resilient
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.transport._network import Bound
+from holdfast.infrastructure.transport.propagation import _headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -70,10 +72,16 @@ def _declare_failures() -> None:
 class Rules:
     """What may be repeated and what is a failure, and the policy for either kind of request."""
 
-    __slots__ = ("_derived", "_methods", "_policy", "_statuses", "buffer")
+    __slots__ = ("_derived", "_methods", "_policy", "_propagate", "_statuses", "buffer")
 
     def __init__(
-        self, policy: Policy, *, methods: frozenset[str], statuses: frozenset[int], buffer: bool
+        self,
+        policy: Policy,
+        *,
+        methods: frozenset[str],
+        statuses: frozenset[int],
+        buffer: bool,
+        propagate: bool,
     ) -> None:
         _check(policy, methods, statuses)
         if not statuses <= FAILURE_STATUSES:
@@ -83,6 +91,7 @@ class Rules:
         self._methods = frozenset(method.upper() for method in methods)
         self._statuses = statuses
         self.buffer = buffer
+        self._propagate = propagate
         self._now()
 
     def _now(self) -> _Derived:
@@ -101,9 +110,19 @@ class Rules:
 
     def policy(self, request: httpx.Request) -> Policy:
         """Return the policy for `request`: whole, or one that retries only what was never sent."""
-        repeatable = request.method in self._methods or bool(request.headers.get("Idempotency-Key"))
         derived = self._now()
-        return derived.repeat if repeatable and not isinstance(request.stream, OneShot) else derived.once
+        return derived.repeat if self._repeats(request) else derived.once
+
+    def _repeats(self, request: httpx.Request) -> bool:
+        repeatable = request.method in self._methods or bool(request.headers.get("Idempotency-Key"))
+        return repeatable and not isinstance(request.stream, OneShot)
+
+    def stamp(self, request: httpx.Request, given: httpx.Request) -> None:
+        """Tell the server in headers how much time an attempt has, and whether `given` would be repeated."""
+        if self._propagate:
+            # A retry of what was never sent is not one that the server need know of.
+            own = 0 if self._repeats(given) else len(self._now().retries)
+            request.headers.update(_headers(retried=_nested.is_retried(own=own)))
 
     def fails(self, response: httpx.Response) -> bool:
         """Return whether the status is a failure."""
@@ -117,12 +136,13 @@ class Rules:
 class _Derived:
     """A policy, and what becomes of it for requests that may be repeated and for those that may not."""
 
-    __slots__ = ("once", "policy", "repeat")
+    __slots__ = ("once", "policy", "repeat", "retries")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.repeat = _derive(policy, _keyed)
         self.once = _derive(self.repeat, _unsent_only)
+        self.retries = [part for part in _parts(policy) if isinstance(part, Retry)][:1]
 
 
 def _check(policy: object, methods: Any, statuses: Any) -> None:

@@ -44,8 +44,11 @@ class HttpxTransport(httpx.BaseTransport):
         retry_methods: frozenset[str] = RETRY_METHODS,
         failure_statuses: frozenset[int] = FAILURE_STATUSES,
         buffer: bool = False,
+        propagate: bool = True,
     ) -> None:
-        self._rules = Rules(policy, methods=retry_methods, statuses=failure_statuses, buffer=buffer)
+        self._rules = Rules(
+            policy, methods=retry_methods, statuses=failure_statuses, buffer=buffer, propagate=propagate
+        )
         self._transport = httpx.HTTPTransport() if transport is None else transport
         bind(self._transport)
 
@@ -106,8 +109,11 @@ class AsyncHttpxTransport(httpx.AsyncBaseTransport):
         retry_methods: frozenset[str] = RETRY_METHODS,
         failure_statuses: frozenset[int] = FAILURE_STATUSES,
         buffer: bool = False,
+        propagate: bool = True,
     ) -> None:
-        self._rules = Rules(policy, methods=retry_methods, statuses=failure_statuses, buffer=buffer)
+        self._rules = Rules(
+            policy, methods=retry_methods, statuses=failure_statuses, buffer=buffer, propagate=propagate
+        )
         self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
         bind(self._transport)
 
@@ -161,14 +167,14 @@ def httpx_transport(
     retry_methods: frozenset[str] = RETRY_METHODS,
     failure_statuses: frozenset[int] = FAILURE_STATUSES,
     buffer: bool = False,
+    propagate: bool = True,
 ) -> HttpxTransport:
     """Return a transport for `httpx.Client(transport=…)` that sends every request through `policy`.
 
-    `retry_methods` may be repeated (any other only with an `Idempotency-Key`, or when it never left);
-    `failure_statuses` count as failures, and the last such response is returned, unread. A body that cannot be
-    replayed (a generator, an open file) is sent once. `CircuitBreakers` without `key` have one for each origin.
-    With `buffer` the body is read inside the attempt, so that a broken one is retried too; without it, it is
-    read later, under the attempt's deadline. ConfigurationError for methods and statuses that are none.
+    `retry_methods` may be repeated (others with an `Idempotency-Key`, or when they never left); the last response of
+    `failure_statuses` is returned, unread. A body that cannot be replayed is sent once. `CircuitBreakers` without
+    `key` have one for each origin. `buffer`: the body is read inside the attempt, otherwise later, under its deadline.
+    `propagate`: deadline and attempt go along in headers. ConfigurationError for bad methods and statuses.
     """
     return HttpxTransport(
         policy,
@@ -176,6 +182,7 @@ def httpx_transport(
         retry_methods=retry_methods,
         failure_statuses=failure_statuses,
         buffer=buffer,
+        propagate=propagate,
     )
 
 
@@ -186,6 +193,7 @@ def async_httpx_transport(
     retry_methods: frozenset[str] = RETRY_METHODS,
     failure_statuses: frozenset[int] = FAILURE_STATUSES,
     buffer: bool = False,
+    propagate: bool = True,
 ) -> AsyncHttpxTransport:
     """Return a transport for `httpx.AsyncClient(transport=…)` that sends every request through `policy`."""
     return AsyncHttpxTransport(
@@ -194,6 +202,7 @@ def async_httpx_transport(
         retry_methods=retry_methods,
         failure_statuses=failure_statuses,
         buffer=buffer,
+        propagate=propagate,
     )
 
 
@@ -212,6 +221,7 @@ class _Call:
         if before is not None:
             _discard(*before)
         attempt = Attempt(request)
+        self._rules.stamp(attempt.request, request)
         try:
             response = self._transport.handle_request(attempt.request)
             failed = self._receive(attempt, response)
@@ -270,6 +280,7 @@ class _AsyncCall:
         if before is not None:
             await _adiscard(*before)
         attempt = Attempt(request, grace=GRACE)
+        self._rules.stamp(attempt.request, request)
         try:
             response = await self._transport.handle_async_request(attempt.request)
             failed = await self._receive(attempt, response)
