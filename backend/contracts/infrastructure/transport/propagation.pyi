@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-TIMEOUT_HEADER = "holdfast-timeout-ms"
-ATTEMPT_HEADER = "holdfast-attempt"
+TIMEOUT_HEADER: str = "holdfast-timeout-ms"
+ATTEMPT_HEADER: str = "holdfast-attempt"
 
 _Scope: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     _Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
     _Application: TypeAlias = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
-TIMEOUT_HEADER = "holdfast-timeout-ms"
-ATTEMPT_HEADER = "holdfast-attempt"
+TIMEOUT_HEADER: str = "holdfast-timeout-ms"
+ATTEMPT_HEADER: str = "holdfast-attempt"
 
 _DIGITS = 12  # 30,000 years in milliseconds
 _MILLISECONDS = 1000.0
