@@ -232,7 +232,7 @@ def test_work_may_be_cancelled_when_the_time_is_over(asgi_server: Serve) -> None
         ended.append("done")
         return 200
 
-    statuses = []
+    statuses: list[int] = []
     for cancel in (True, False):
         url = asgi_server(PropagationMiddleware(Service(slow), cancel=cancel)).url
         statuses.append(httpx.get(url, headers={TIMEOUT_HEADER: "200"}, timeout=10.0).status_code)

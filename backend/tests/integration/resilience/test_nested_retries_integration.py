@@ -66,7 +66,7 @@ def test_alone_the_inner_retries(driver: Driver, make: Make) -> None:
     script = Script(fail())
     inner = driver.decorate(make.pipeline(make.retry(3), name="db"), script)
     outer = layer(driver, make.pipeline(make.retry(2), name="web"), inner)
-    counts = []
+    counts: list[int] = []
     for fn in (inner, outer, inner, outer):
         before = script.calls
         driver.outcomes(1, fn)
