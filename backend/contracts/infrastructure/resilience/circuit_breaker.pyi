@@ -181,7 +181,8 @@ class CircuitBreaker(Policy):
 class CircuitBreakers(Policy):
     """A family of breakers with the same settings, one per key (host, tenant, operation), made when first needed.
 
-    At most `max_keys`: the least recently used closed one goes first; ones idle for `idle` seconds go too.
+    At most `max_keys`: the least recently used closed one goes first, then an open one; closed ones idle for `idle`
+    seconds go too. One that is isolated, disabled or in shadow stays. `storage` is a function of the key.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class CircuitClosed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitOverridden(Event):
-    """A person set a breaker's state to `state`: `isolated`, `disabled`, `shadow`, `open` or `closed`."""
+    """A person set a breaker's state to `state`: `isolated`, `disabled`, `shadow`, `open`, `half-open` or `closed`."""
 
     state: str
 
@@ -183,4 +183,5 @@ def subscribe(
     """Call `subscriber` with every event of `kinds` (or all) from the policies called `names` (or all).
 
     It is called in the thread that decides, outside every lock. If it raises, that is logged once, no more.
+    ConfigurationError for what is no subscriber, no kind of event and no set of names.
     """

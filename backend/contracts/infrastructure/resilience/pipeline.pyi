@@ -7,7 +7,8 @@ from holdfast.infrastructure.resilience.policy import Policy
 class Explanation:
     """What a pipeline guarantees; `str()` is the text that people read. Unbounded figures are infinite.
 
-    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits.
+    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits. Where
+    they are `cooperative`, they hold for a sync function only if it asks `remaining()`.
     """
 
     policies: tuple[str, ...]
@@ -15,6 +16,7 @@ class Explanation:
     duration: float
     hinted_duration: float
     amplification: float
+    cooperative: bool
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     def __init__(
@@ -25,6 +27,7 @@ class Explanation:
         duration: float,
         hinted_duration: float,
         amplification: float,
+        cooperative: bool,
         errors: tuple[str, ...],
         warnings: tuple[str, ...],
     ) -> None: ...

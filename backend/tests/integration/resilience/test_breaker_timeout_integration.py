@@ -69,19 +69,19 @@ def test_a_late_result_counts_once(driver: Driver, make: Make) -> None:
     assert breaker.counts == WindowCounts(1, 1, 0)
 
 
-def test_a_permanent_error_that_comes_late_is_a_failure(driver: Driver, make: Make) -> None:
-    """What fails after its bound is a timeout to the breaker, whatever the error would have been in time."""
+def test_a_permanent_error_that_comes_late_is_neutral(driver: Driver, make: Make) -> None:
+    """An answer is an answer, late or not: the breaker counts what fails in passing, and not what is refused."""
     breaker = make.breaker(window=WIDE)
 
-    async def late() -> None:
+    async def fails_late() -> None:
+        driver.spend(2.0)
+        raise ConnectionError
+
+    async def refuses_late() -> None:
         driver.spend(2.0)
         raise ValueError
 
-    async def early() -> None:
-        driver.spend(1.9)
-        raise ValueError
-
-    for call in (late, early):
+    for call in (fails_late, refuses_late):
         driver.outcomes(1, driver.decorate(make.pipeline(breaker, make.timeout(2.0)), call))
     assert breaker.counts == WindowCounts(1, 1, 0)
 
@@ -217,20 +217,20 @@ def test_a_total_timeout_counts_only_attempts_that_ended(virtual_clock: VirtualC
 
 
 def test_blocks_in_both_orders(driver: Driver, make: Make) -> None:
-    """As blocks too, a late failure counts for a breaker outside the timeout, and for one inside is what it is."""
+    """As blocks too, a late failure counts once for a breaker, be it outside the timeout or inside."""
     outside, inside = make.breaker(window=WIDE), make.breaker(window=WIDE)
 
     async def late_for_the_outer() -> None:
         async with driver.block(outside), driver.block(make.timeout(1.0)):
             driver.spend(2.0)
-            raise ValueError
+            raise ConnectionError
 
     async def late_for_the_inner() -> None:
         async with driver.block(make.timeout(1.0)), driver.block(inside):
             driver.spend(2.0)
-            raise ValueError
+            raise ConnectionError
 
     for call in (late_for_the_outer, late_for_the_inner):
         with pytest.raises(TimeoutExceeded):
             driver.run(call)
-    assert (outside.counts, inside.counts) == (WindowCounts(1, 1, 0), WindowCounts(0, 0, 0))
+    assert (outside.counts, inside.counts) == (WindowCounts(1, 1, 0), WindowCounts(1, 1, 0))

@@ -9,7 +9,7 @@ import pytest
 from backend.tests.integration.resilience._driver import Compose, Driver
 from backend.tests.integration.resilience._make import BUSY, Busy, Make
 from holdfast.infrastructure.resilience.deadline import current_deadline
-from holdfast.infrastructure.resilience.errors import TimeoutExceeded
+from holdfast.infrastructure.resilience.errors import CircuitOpenError, TimeoutExceeded
 from holdfast.infrastructure.resilience.events import CallTimedOut, RetryScheduled
 from holdfast.infrastructure.resilience.pipeline import explain
 from holdfast.infrastructure.resilience.retry import current_attempt
@@ -162,12 +162,12 @@ def test_a_hint_within_the_deadline_is_never_shortened(
     assert driver.clock.sleeps == (slept,)
 
 
-@pytest.mark.parametrize(("takes", "elapsed"), [(0.999, 0.999), (1.0, 5.0)])
+@pytest.mark.parametrize(("takes", "elapsed"), [(0.999, 2 + 3 * 0.999), (1.0, 5.0)])
 def test_an_attempt_that_fails_late_is_a_timeout(
     driver: Driver, make: Make, compose: Compose, takes: float, elapsed: float
 ) -> None:
     """An attempt that fails after its bound is a timeout caused by that failure; one that fails before is not."""
-    error = ValueError("late")
+    error = ConnectionError("late")
 
     async def fail_after() -> None:
         driver.spend(takes)
@@ -180,6 +180,24 @@ def test_an_attempt_that_fails_late_is_a_timeout(
     else:
         assert type(outcome) is TimeoutExceeded
         assert outcome.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("declined"), TypeError("a bug"), CircuitOpenError("inner", 1.0)], ids=repr
+)
+def test_a_permanent_error_stands_however_late(
+    driver: Driver, make: Make, compose: Compose, error: Exception
+) -> None:
+    """An answer that is not to be retried is none the more so for coming late: one call, and the error itself."""
+    calls: list[float] = []
+
+    async def decline() -> None:
+        calls.append(driver.clock.elapsed)
+        driver.spend(5.0)
+        raise error
+
+    (outcome,) = driver.outcomes(1, compose(make.retry(3), make.timeout(1.0), source=decline))
+    assert (outcome, calls) == (error, [0.0])
 
 
 def test_a_late_result_stands_where_nothing_could_cut_it(driver: Driver, make: Make) -> None:

@@ -8,7 +8,7 @@ FOREVER = float("inf")
 class Bounds:
     """Worst case of one call of what lies below: attempts, seconds, seconds with a server's hints, mean load, errors.
 
-    `duration` does not count what the function itself takes where nothing bounds it: then it is infinite.
+    `duration` is infinite where nothing bounds what the function itself takes.
     """
 
     __slots__ = ("amplification", "attempts", "duration", "errors", "hinted")

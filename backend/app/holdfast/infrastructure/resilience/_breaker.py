@@ -113,21 +113,23 @@ class Machine:
 
     name: str
 
-    def __init__(self, name: str | Callable[..., Any], config: CircuitBreakerConfig) -> None:
-        if isinstance(name, str):
-            self.name = name
-        else:
-            self.named_after = name
+    def __init__(self, name: str, config: CircuitBreakerConfig) -> None:
+        self.name = name
         self.config = config
         self.outside: Outside | None = None
         self.rejected = self.rounds = 0
         self.until = self.shut = _NEVER
         self._start(CLOSED, self.now())
 
+    def name_after(self, fn: Callable[..., Any]) -> None:
+        """Take the name of a function, which is made when it is first asked for: few ever are."""
+        self.named_after = fn
+        del self.name
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, attribute: str) -> str:
-            """Make the name of a decorated function's breaker when it is first asked for: few ever are."""
+            """Make the name of a decorated function's breaker."""
             if attribute != "name":
                 raise AttributeError(attribute)
             self.name = label_of(self.named_after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from holdfast.infrastructure.resilience._ambient import ambient
@@ -26,8 +27,13 @@ class Bus:
 
     def __init__(self) -> None:
         self.entries: tuple[Entry, ...] = ()
-        self.lock = threading.Lock()
+        self.renew_lock()
         self.logged: set[str] = set()
+
+    def renew_lock(self) -> None:
+        """Make a new lock: in the child of a fork nobody is left to release the old one."""
+        # Reentrant: the garbage collector may run code that fails, and is logged, while it is held.
+        self.lock = threading.RLock()
 
     def add(self, entry: Entry) -> None:
         """Append a subscriber."""
@@ -41,6 +47,8 @@ class Bus:
 
 
 bus = Bus()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=bus.renew_lock)
 
 
 def emit(kind: str, name: str, /, **facts: object) -> None:
@@ -50,11 +58,11 @@ def emit(kind: str, name: str, /, **facts: object) -> None:
     event: Event = getattr(events, kind)(name=name, at=ambient.monotonic(), **facts)
     for entry in bus.entries:
         subscriber, kinds, names = entry
-        if (not kinds or isinstance(event, kinds)) and (names is None or name in names):
-            try:
+        try:
+            if (not kinds or isinstance(event, kinds)) and (names is None or name in names):
                 subscriber(event)
-            except Exception as error:  # a subscriber must not change a call's outcome
-                log_once(f"subscriber {subscriber!r}", error)
+        except Exception as error:  # a subscriber must not change a call's outcome
+            log_once(f"subscriber {subscriber!r}", error)
 
 
 def callback_failed(name: str, callback: str, error: BaseException) -> None:

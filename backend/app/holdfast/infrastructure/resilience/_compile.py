@@ -44,7 +44,7 @@ class Signature:
 
 GENERIC = Signature("generic", "*_args, **_kwargs", "*_args, **_kwargs", "_args", "_kwargs")
 CALLER = Signature("caller", "_fn, /, *_args, **_kwargs", "*_args, **_kwargs", "(_fn, *_args)", "_kwargs")
-_TAKEN = frozenset({"Exception", "BaseException"})
+_TAKEN = frozenset({"Exception", "BaseException", "KeyError"})
 
 
 def signature_of(fn: Any) -> Signature:
@@ -287,6 +287,9 @@ class Stack:
 
 def label_of(fn: Any) -> str:
     """Return the full name of a function."""
+    label: str | None = getattr(fn, "_holdfast_label", None)
+    if label is not None:
+        return label
     module = getattr(fn, "__module__", None) or "?"
     return f"{module}.{getattr(fn, '__qualname__', None) or repr(fn)}"
 

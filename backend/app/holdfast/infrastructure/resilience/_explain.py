@@ -34,6 +34,7 @@ def facts(policies: tuple[Policy, ...]) -> dict[str, Any]:
         "hinted_duration": bounds.hinted,
         "amplification": bounds.amplification,
         "errors": bounds.errors,
+        "cooperative": any(map(_is_cooperative, policies)),
         "warnings": tuple(dict.fromkeys(_warnings(policies))),
     }
 
@@ -55,6 +56,13 @@ def _warnings(policies: tuple[Policy, ...]) -> list[str]:
         if isinstance(policy, Timeout) and any(isinstance(one, _BREAKERS) for one in policies[at + 1 :]):
             found += _timeout_around(policies, at)
     return found
+
+
+def _is_cooperative(policy: Policy) -> bool:
+    """Return whether a sync function must ask for its deadline for the bound of a policy to hold."""
+    if isinstance(policy, Retry):
+        return policy.config.deadline is not None
+    return isinstance(policy, Timeout) and policy.config.sync == "cooperative"
 
 
 def _around(outer: tuple[Policy, ...], retry: Retry) -> list[str]:
@@ -108,6 +116,8 @@ def text(explanation: Explanation) -> str:
         else ""
     )
     lines.append(f"at most {_figure(explanation.attempts)} attempts, {_seconds(explanation.duration)}{hint}")
+    if explanation.cooperative:
+        lines.append("in sync code the seconds hold if it asks remaining(), as the httpx transport does")
     lines.append(f"load in a lasting outage: {_figure(explanation.amplification)} attempts per call")
     lines.append("can raise: " + ", ".join(explanation.errors))
     lines += [f"warning: {one}" for one in explanation.warnings]

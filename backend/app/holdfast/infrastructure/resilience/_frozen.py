@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Whole numbers beyond it cannot become a float.
 _LARGEST = sys.float_info.max
+_COROUTINE = 128  # inspect.CO_COROUTINE, which costs an import
 
 
 class Frozen:
@@ -106,11 +107,18 @@ class Faults:
         if not ok:
             self.add(path, value, problem, remedy)
 
-    def callable(self, path: str, value: object) -> None:
-        """Note a fault unless `value` is None or callable."""
+    def callable(self, path: str, value: object, *, sync: bool = False) -> None:
+        """Note a fault unless `value` is None or callable; with `sync`, also if it is a coroutine function."""
         self.check(
             value is None or callable(value), path, value, "is not callable", "give a function or None"
         )
+        flags = getattr(getattr(value, "__code__", None), "co_flags", 0)
+        if sync and flags & _COROUTINE:
+            self.add(path, value, "is async: nobody awaits it", "give a plain function")
+
+    def name(self, path: str, value: object) -> None:
+        """Note a fault unless `value` is None or text."""
+        self.check(value is None or isinstance(value, str), path, value, "is not text", "give a str or None")
 
     def finish(self) -> None:
         """Raise one ConfigurationError if anything was noted."""

@@ -180,8 +180,9 @@ class SecondsWindow:
         """Count the failure of a call that counted as slow while it ran: from now on, and no longer from then."""
         ring, fields = self._ring, len(self._ring) // self._spec.buckets
         age = round((self.edge - mark) * self._spec.buckets / self._spec.size)
-        if age < self._spec.buckets:
-            at = (self._head - age * fields) % len(ring)
+        at = (self._head - age * fields) % len(ring)
+        # Not where the call has left the window, or another clock took over meanwhile.
+        if 0 <= age < self._spec.buckets and ring[at] and ring[at + 2]:
             ring[at] -= 1
             ring[at + 2] -= 1
             self._calls -= 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
 from collections import OrderedDict
-from contextvars import ContextVar
+from itertools import islice
 
 from holdfast.infrastructure.resilience import _breaker_state, _compile
 from holdfast.infrastructure.resilience._breaker import (
@@ -19,6 +20,7 @@ from holdfast.infrastructure.resilience._breaker import (
     leave,
 )
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._whose import whose
 from holdfast.infrastructure.resilience.classify import TRANSIENT, _check_errors
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
@@ -150,7 +152,7 @@ class CircuitBreakerConfig(Frozen):
             )
         _check_errors(faults, "on", self.on)
         _check_exclude(faults, self.exclude)
-        faults.callable("result", self.result)
+        faults.callable("result", self.result, sync=True)
         faults.check(
             self.clock is None or isinstance(self.clock, Clock),
             "clock",
@@ -181,39 +183,36 @@ _DEFAULT = CircuitBreakerConfig()
 class _Block:
     """A `with` block that has not ended: known by the frame that began it, for a generator's may go on elsewhere.
 
-    An ExitStack's ends in another frame than it began; `task` says whose it is.
+    An ExitStack's ends in another frame than it began; then `whose` tells.
     """
 
-    __slots__ = ("code", "permit", "place", "task")
+    __slots__ = ("code", "permit", "place", "whose")
 
-    def __init__(self, frame: FrameType, task: object, permit: Permit) -> None:
+    def __init__(self, frame: FrameType, permit: Permit) -> None:
         self.place = id(frame)
         self.code = frame.f_code
-        self.task = task
+        self.whose = whose()
         self.permit = permit
 
 
 # Those that have not ended, oldest first; each machine's list is replaced under its lock.
 _blocks: dict[Machine, list[_Block]] = {}
-_task: ContextVar[object] = ContextVar("holdfast_block_task", default=None)
 
 
 def _begin(permit: Permit, frame: FrameType) -> None:
-    task = _task.get()
-    if task is None:
-        task = object()
-        _task.set(task)
     machine: Machine = permit.owner
+    block = _Block(frame, permit)
     with machine.lock:
-        _blocks[machine] = [*_blocks.get(machine, ()), _Block(frame, task, permit)]
+        _blocks[machine] = [*_blocks.get(machine, ()), block]
 
 
 def _end(machine: Machine, frame: FrameType) -> Permit | None:
     """Take the permit of the block that ends in `frame`."""
+    mine = whose()
     with machine.lock:
         blocks = _blocks.get(machine, [])
         here = [one for one in blocks if one.place == id(frame) and one.code is frame.f_code]
-        found = here or [one for one in blocks if one.task is _task.get()] or blocks
+        found = here or [one for one in blocks if one.whose == mine] or blocks
         if not found:
             return None
         ended = found[-1]
@@ -264,6 +263,22 @@ class CircuitBreaker(Policy):
         throw_new_error_on_trip: bool = False,
     ) -> None:
         settings = {key: value for key, value in locals().items() if key in CircuitBreakerConfig.__slots__}
+        faults = Faults("CircuitBreaker")
+        faults.check(
+            name is None or _is(name, str),
+            "name",
+            name,
+            "is not text",
+            "give a str; to decorate without settings write @circuit_breaker",
+        )
+        faults.check(
+            _is(listeners, (tuple, list)),
+            "listeners",
+            listeners,
+            "is not a tuple",
+            "give a tuple of listeners",
+        )
+        faults.finish()
         store = storage if storage is not None else state_storage
         legacy = (fail_max, reset_timeout, success_threshold)
         if store is not None or any(value is not None for value in legacy):
@@ -529,7 +544,8 @@ def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
 class CircuitBreakers(Policy):
     """A family of breakers with the same settings, one per key (host, tenant, operation), made when first needed.
 
-    At most `max_keys`: the least recently used closed one goes first; ones idle for `idle` seconds go too.
+    At most `max_keys`: the least recently used closed one goes first, then an open one; closed ones idle for `idle`
+    seconds go too. One that is isolated, disabled or in shadow stays. `storage` is a function of the key.
     """
 
     __slots__ = ("_key", "_name", "_shelf")
@@ -546,11 +562,20 @@ class CircuitBreakers(Policy):
         faults = Faults("CircuitBreakers")
         faults.number("max_keys", max_keys, 1, 10_000_000, whole=True)
         faults.number("idle", idle, 0, above=True)
-        faults.callable("key", key)
+        faults.callable("key", key, sync=True)
+        faults.name("name", name)
+        store = settings.pop("storage", None) or settings.pop("state_storage", None)
+        faults.check(
+            store is None or (callable(store) and not hasattr(store, "state")),
+            "storage",
+            store,
+            "would be shared by all keys",
+            "give a function of the key that returns the storage of its breaker",
+        )
         faults.finish()
         self._name = name
         self._key = key
-        self._shelf = _Shelf(name, max_keys, idle, settings)
+        self._shelf = _Shelf(name, max_keys, idle, settings, store)
 
     @property
     def name(self) -> str | None:
@@ -615,61 +640,128 @@ class CircuitBreakers(Policy):
         return inner.raising("CircuitOpenError")
 
 
+class _Kept:
+    """A breaker of a family, and when it was last used, on the family's clock."""
+
+    __slots__ = ("breaker", "used")
+
+    def __init__(self, breaker: CircuitBreaker, used: float) -> None:
+        self.breaker = breaker
+        self.used = used
+
+    def may_go(self, now: float) -> bool:
+        """Return whether nothing is lost with it that somebody set, or that protects somebody now."""
+        machine = self.breaker._machine
+        return machine.mode is CLOSED or (machine.mode is OPEN and machine.until <= now)
+
+
+def _is(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind)
+
+
 class _Shelf:
-    """The breakers of a family by key, least recently used first."""
+    """The breakers of a family by key, least recently used first.
 
-    __slots__ = ("_idle", "_limit", "_lock", "_name", "_settings", "config", "entries")
+    The lock is reentrant: the garbage collector may run code that asks for a breaker while it is held, and so may keys.
+    """
 
-    def __init__(self, name: str | None, limit: int, idle: float, settings: dict[str, Any]) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_idle",
+        "_limit",
+        "_name",
+        "_settings",
+        "_storage",
+        "config",
+        "entries",
+        "lock",
+    )
+
+    def __init__(
+        self, name: str | None, limit: int, idle: float, settings: dict[str, Any], storage: Any
+    ) -> None:
         self._name = name or "circuit breakers"
         self._limit = limit
         self._idle = idle
         self._settings = settings
-        self._lock = threading.Lock()
-        self.config = CircuitBreaker(self._name, **settings).config
-        # key → breaker and when it was last used, on the family's clock
-        self.entries: OrderedDict[Hashable, list[Any]] = OrderedDict()
+        self._storage = storage
+        self.lock = threading.RLock()
+        self.config = self._make("").config
+        self.entries: OrderedDict[Hashable, _Kept] = OrderedDict()
+        _shelves.add(self)
+
+    def _make(self, key: Hashable) -> CircuitBreaker:
+        settings = self._settings
+        if self._storage is not None:
+            settings = {**settings, "storage": self._storage(key)}
+        return CircuitBreaker(f"{self._name}[{key}]", **settings)
 
     def get(self, key: Hashable) -> CircuitBreaker:
         """Return the breaker of `key`, made if there is none, and mark it used."""
-        with self._lock:
-            entry = self.entries.get(key)
-            if entry is None:
-                made = CircuitBreaker(f"{self._name}[{key}]", **self._settings)
-                self.entries[key] = [made, made._machine.now()]
-                self._evict(made._machine.now())
-                return made
-            self.entries.move_to_end(key)
-            breaker: CircuitBreaker = entry[0]
-            entry[1] = breaker._machine.now()
-            return breaker
+        kept = self.entries.get(key)
+        if kept is None:
+            made = self._make(key)
+            now = made._machine.now()
+            with self.lock:
+                kept = self.entries.setdefault(key, _Kept(made, now))
+                self._evict(now)
+            return kept.breaker
+        kept.used = kept.breaker._machine.now()
+        with self.lock:
+            if key in self.entries:
+                self.entries.move_to_end(key)
+        return kept.breaker
 
     def _evict(self, now: float) -> None:
         entries = self.entries
-        while len(entries) > 1 and now - next(iter(entries.values()))[1] >= self._idle:
-            entries.popitem(last=False)
+        while len(entries) > 1:
+            key, oldest = next(iter(entries.items()))
+            if now - oldest.used < self._idle or not oldest.may_go(now):
+                break
+            del entries[key]
         while len(entries) > self._limit:
-            del entries[self._victim()]
+            victim = self._victim(now)
+            if victim is None:
+                break
+            del entries[victim[0]]
 
-    def _victim(self) -> Hashable:
-        keys = list(self.entries)[:-1]
-        closed = (key for key in keys if self.entries[key][0].state is CLOSED)
-        return next(closed, keys[0])
+    def _victim(self, now: float) -> tuple[Hashable] | None:
+        """Return the key of the one to go: one that protects nobody, else one that somebody did not set by hand."""
+        newest = next(reversed(self.entries))
+        others = [one for one in islice(self.entries.items(), _LOOKED_AT) if one[0] != newest]
+        free = (key for key, kept in others if kept.may_go(now))
+        own = (key for key, kept in others if kept.breaker._machine.mode in {OPEN, HALF_OPEN})
+        return next(((key,) for key in (*free, *own)), None)
 
     def peek(self, key: Hashable) -> CircuitBreaker | None:
         """Return the breaker of `key`, or None."""
-        entry = self.entries.get(key)
-        return None if entry is None else entry[0]
+        kept = self.entries.get(key)
+        return None if kept is None else kept.breaker
 
     def discard(self, key: Hashable) -> None:
         """Forget the breaker of `key`."""
-        with self._lock:
+        with self.lock:
             self.entries.pop(key, None)
 
     def keys(self) -> list[Hashable]:
         """Return the keys, least recently used first."""
-        with self._lock:
+        with self.lock:
             return list(self.entries)
+
+
+# How many of the least recently used breakers are looked at for one that may go.
+_LOOKED_AT = 64
+_shelves: weakref.WeakSet[_Shelf] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """Make new locks: in the child of a fork nobody is left to release the old ones."""
+    for shelf in _shelves:
+        shelf.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 @overload
@@ -735,9 +827,9 @@ _NOT_CHECKED = {"name", "storage", "state_storage", "listeners"}
 def _decorate(fn: Any, settings: dict[str, Any]) -> Any:
     target = fn.__func__ if type(fn) in {staticmethod, classmethod} else fn
     _compile.refuse_target(target)
-    breaker = CircuitBreaker(
-        settings.get("name") or target, **{k: v for k, v in settings.items() if k != "name"}
-    )
+    breaker = CircuitBreaker(**settings)
+    if not settings.get("name"):
+        breaker._machine.name_after(target)
     return breaker(fn)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -294,9 +295,13 @@ class _Table:
     __slots__ = ("lock", "registered", "rules")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.renew_lock()
         self.registered: tuple[_Entry, ...] = ()
         self.rules: dict[type[BaseException], _Rule] = {}
+
+    def renew_lock(self) -> None:
+        """Make a new lock: in the child of a fork nobody is left to release the old one."""
+        self.lock = threading.RLock()
 
     def find(self, kind: type[BaseException]) -> _Rule:
         """Return the rule for a type."""
@@ -595,3 +600,5 @@ _NAMES: dict[str, dict[str, _Rule]] = {
 }
 
 _table = _Table()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_table.renew_lock)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.infrastructure.resilience._bus import bus
+from holdfast.infrastructure.resilience._frozen import Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +93,7 @@ class CircuitClosed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitOverridden(Event):
-    """A person set a breaker's state to `state`: `isolated`, `disabled`, `shadow`, `open` or `closed`."""
+    """A person set a breaker's state to `state`: `isolated`, `disabled`, `shadow`, `open`, `half-open` or `closed`."""
 
     state: str
 
@@ -195,6 +196,20 @@ class ChaosInjected(Event):
 _E = TypeVar("_E", bound=Event)
 
 
+def _check(subscriber: object, kinds: tuple[object, ...], names: object) -> None:
+    faults = Faults("subscribe")
+    faults.check(
+        callable(subscriber), "subscriber", subscriber, "is not callable", "give a function of an event"
+    )
+    faults.callable("subscriber", subscriber, sync=True)
+    for at, kind in enumerate(kinds):
+        fine = isinstance(kind, type) and issubclass(kind, Event)
+        faults.check(fine, f"kinds[{at}]", kind, "is no kind of event", "give a class such as CircuitOpened")
+    fine = names is None or isinstance(names, (frozenset, set))
+    faults.check(fine, "names", names, "is no set of names", 'give frozenset({"payments"}) or None')
+    faults.finish()
+
+
 class Subscription:
     """A subscriber's place on the list; close it, or use it as a `with` block, to leave."""
 
@@ -225,8 +240,10 @@ def subscribe(
     """Call `subscriber` with every event of `kinds` (or all) from the policies called `names` (or all).
 
     It is called in the thread that decides, outside every lock. If it raises, that is logged once, no more.
+    ConfigurationError for what is no subscriber, no kind of event and no set of names.
     """
+    _check(subscriber, kinds, names)
     subscription = Subscription()
-    subscription._entry = (subscriber, kinds, names)
+    subscription._entry = (subscriber, kinds, None if names is None else frozenset(names))
     bus.add(subscription._entry)
     return subscription

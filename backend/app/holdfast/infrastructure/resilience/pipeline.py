@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.infrastructure.resilience import _compile, _explain
-from holdfast.infrastructure.resilience._frozen import Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen
 from holdfast.infrastructure.resilience.errors import ConfigurationError
 from holdfast.infrastructure.resilience.policy import Policy
 
@@ -15,16 +15,27 @@ if TYPE_CHECKING:
 class Explanation(Frozen):
     """What a pipeline guarantees; `str()` is the text that people read. Unbounded figures are infinite.
 
-    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits.
+    `duration` is in seconds; `hinted_duration` is what it becomes where a server's hints ask for longer waits. Where
+    they are `cooperative`, they hold for a sync function only if it asks `remaining()`.
     """
 
-    __slots__ = ("amplification", "attempts", "duration", "errors", "hinted_duration", "policies", "warnings")
+    __slots__ = (
+        "amplification",
+        "attempts",
+        "cooperative",
+        "duration",
+        "errors",
+        "hinted_duration",
+        "policies",
+        "warnings",
+    )
 
     policies: tuple[str, ...]
     attempts: float
     duration: float
     hinted_duration: float
     amplification: float
+    cooperative: bool
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -36,6 +47,7 @@ class Explanation(Frozen):
         duration: float,
         hinted_duration: float,
         amplification: float,
+        cooperative: bool,
         errors: tuple[str, ...],
         warnings: tuple[str, ...],
     ) -> None:
@@ -45,6 +57,7 @@ class Explanation(Frozen):
             duration=duration,
             hinted_duration=hinted_duration,
             amplification=amplification,
+            cooperative=cooperative,
             errors=errors,
             warnings=warnings,
         )
@@ -75,6 +88,9 @@ class Pipeline(Policy):
                 raise TypeError(
                     f"{policy!r} is not a policy: give policies such as Retry() or CircuitBreaker(name)"
                 )
+        faults = Faults("Pipeline")
+        faults.name("name", name)
+        faults.finish()
         if not policies:
             raise TypeError("a pipeline needs at least one policy: give them outermost first")
         self._name = name

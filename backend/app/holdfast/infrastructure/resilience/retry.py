@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextvars import Token
     from random import Random
-    from types import FrameType, TracebackType
+    from types import CodeType, FrameType, TracebackType
     from typing import Any, ParamSpec, TypeAlias, TypeVar, overload
 
     from holdfast.infrastructure.resilience._bounds import Bounds
@@ -133,8 +133,10 @@ class RetryConfig(Frozen):
             faults.number("wait", self.wait, 0, 86_400)
         if not _foreign.takes_state(self.on):
             _check_errors(faults, "on", self.on)
-        for name in ("result", "stop", "before", "after", "before_sleep"):
+        faults.callable("result", self.result, sync=True)
+        for name in ("stop", "before", "after", "before_sleep"):
             faults.callable(name, getattr(self, name))
+        faults.name("name", self.name)
         if self.stop is not None and self.attempts not in {None, 3}:
             faults.add("attempts", self.attempts, "contradicts stop", "give one of the two")
         for name, kind in (("budget", RetryBudget), ("clock", Clock)):
@@ -222,6 +224,9 @@ class Retry(Policy):
 
     def replace(self, **changes: Any) -> Retry:
         """Return a retry with some settings changed. ConfigurationError as at construction."""
+        if changes.get("stop", self._config.stop) is None and self._config.stop is not None:
+            # `stop` took the place of the attempts; without it they are the usual ones again.
+            changes = {"attempts": _DEFAULT.attempts, **changes}
         return Retry(**{**self._config._fields(), **changes})
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -303,9 +308,9 @@ class Retry(Policy):
             duration=_duration(config, attempts, inner.duration, _wait),
             hinted=_duration(config, attempts, inner.hinted, _hinted_wait),
         )
-        return (
-            bounds if config.deadline is None else bounds.within(config.deadline).raising("TimeoutExceeded")
-        )
+        if config.deadline is None:
+            return bounds
+        return bounds.within(config.deadline).raising("TimeoutExceeded")
 
     def __repr__(self) -> str:
         """Show what differs from the defaults."""
@@ -339,12 +344,13 @@ _USUAL = Retry()
 class Attempt:
     """One attempt of a loop over a `Retry`; as a `with` block it swallows the error that will be retried."""
 
-    __slots__ = ("_delay", "_result", "_tokens", "_tries", "_until")
+    __slots__ = ("_delay", "_entered", "_result", "_tokens", "_tries", "_until")
 
     def __init__(self, tries: Any, until: float | None) -> None:
         self._tries: _tries.Tries = tries
         self._until = until
         self._delay: float | None = None
+        self._entered = False
         self._result: tuple[object] | None = None
         self._tokens: tuple[Token[tuple[int, int]], Token[float | None] | None] | None = None
 
@@ -359,6 +365,7 @@ class Attempt:
 
     def __enter__(self) -> Attempt:
         """Make this the current attempt, within the retry's deadline."""
+        self._entered = True
         bound = None if self._until is None else _deadline.set(_tighter(self._until))
         block = (self.number, id(sys._getframe(1)))
         self._tokens = (_tries.attempt_number.set(block), bound)
@@ -391,6 +398,10 @@ class Attempt:
 
     def _next(self) -> float | None:
         """Return the wait before the next attempt, or None when this was the last."""
+        if not self._entered:
+            raise RuntimeError(
+                "an attempt was not entered, so its error could not be retried: write `with attempt:` in the loop"
+            )
         if self._delay is not None:
             self._tries.number += 1
         return self._delay
@@ -484,11 +495,11 @@ def retry(fn: Any = None, /, **settings: Any) -> Any:
 
 def current_attempt() -> int:
     """Return the number of the attempt that the caller runs in, from 1; 1 outside any retry."""
-    number, block = _tries.attempt_number.get()
+    number, block = _tries.attempt_number.get(_UNKNOWN)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if id(frame) == block:
+        if id(frame) == block or (number and _begins_a_turn(code)):
             return number
         if code in _DRIVERS:
             return int(frame.f_locals["tries"].number)
@@ -498,7 +509,15 @@ def current_attempt() -> int:
             # A first attempt: it runs straight out of the generated function, which keeps no count.
             return 1
         frame = frame.f_back
-    return number
+    return number or 1
+
+
+_UNKNOWN = (0, 0)
+
+
+def _begins_a_turn(code: CodeType) -> bool:
+    """Return whether a frame is an event loop's, above which is nothing of the task but who runs the loop."""
+    return code.co_name == "_run" and code.co_filename.endswith(("asyncio/events.py", "asyncio\\events.py"))
 
 
 hot["_tighter"] = _tighter

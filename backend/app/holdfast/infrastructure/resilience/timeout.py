@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from math import inf
-from threading import get_ident
 
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._whose import whose
+from holdfast.infrastructure.resilience.classify import PERMANENT, classify
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.deadline import _deadline, _Scope, _tighter
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded
@@ -205,8 +206,14 @@ def _exceeded(timeout: Timeout, cause: BaseException | None, seconds: float | No
 
 
 def _overran(timeout: Timeout, error: Exception, *, outer_first: bool) -> TimeoutExceeded | None:
-    """Return what to raise for a late error; None if a bound around this one was due first and reports."""
-    return None if outer_first and isinstance(error, TimeoutExceeded) else _exceeded(timeout, error)
+    """Return what to raise for a late error; None if it stands.
+
+    It does if a bound around this one was due first and reports, and if it is permanent: late or not, it is an answer,
+    which a retry must not take for a timeout.
+    """
+    if outer_first and isinstance(error, TimeoutExceeded):
+        return None
+    return None if classify(error) is PERMANENT else _exceeded(timeout, error)
 
 
 def _timed_out(timeout: Timeout, label: str = "timeout", seconds: float | None = None) -> None:
@@ -351,7 +358,7 @@ def _remove(block: _Block, blocks: dict[int, _Block]) -> None:
 
 
 class _CooperativeBlock:
-    __slots__ = ("below", "code", "place", "scope", "thread", "timeout", "when")
+    __slots__ = ("below", "code", "place", "scope", "timeout", "when", "whose")
 
     below: _Block | None
     code: CodeType
@@ -359,12 +366,12 @@ class _CooperativeBlock:
     timeout: Timeout
 
     def __init__(self, timeout: Timeout) -> None:
-        self.thread = get_ident()
+        self.whose = whose()
         self.when = _now(timeout) + timeout._config.seconds
         self.scope = _Scope(self.when)
 
     def is_mine(self) -> bool:
-        return self.thread == get_ident()
+        return self.whose == whose()
 
     def end(self, error: BaseException | None) -> TimeoutExceeded | None:
         self.scope.end()

@@ -324,3 +324,8 @@ async def _adiscard(attempt: Attempt, response: httpx.Response) -> None:
         pass  # the connection is lost; the next attempt makes another
     finally:
         await response.aclose()
+
+
+# What events and notes call requests through a pipeline without a name.
+for _attempt in (_Call.attempt, _AsyncCall.attempt):
+    vars(_attempt)["_holdfast_label"] = "httpx request"
