@@ -130,18 +130,16 @@ def _check_plain(faults: Faults, path: str, function: object) -> None:
         faults.add(path, function, "is a coroutine function", "give a plain one")
 
 
-def _check_latency(faults: Faults, latency: object) -> None:
-    if isinstance(latency, tuple):
-        pair: tuple[Any, ...] = latency
-        if len(pair) != 2:  # noqa: PLR2004  # a pair
-            faults.add("latency", pair, "is not a pair", "give seconds, or (least, most)")
-            return
-        for at, seconds in enumerate(pair):
-            faults.number(f"latency[{at}]", seconds, 0, _LONGEST)
-        if all(isinstance(one, (int, float)) for one in pair) and pair[0] > pair[1]:
-            faults.add("latency", pair, "ends before it begins", "give (least, most)")
-    else:
+def _check_latency(faults: Faults, latency: Any) -> None:
+    if latency.__class__ is not tuple:
         faults.number("latency", latency, 0, _LONGEST, above=True, optional=True)
+    elif len(latency) != 2:  # noqa: PLR2004  # a pair
+        faults.add("latency", latency, "is not a pair", "give seconds, or (least, most)")
+    else:
+        for at, seconds in enumerate(latency):
+            faults.number(f"latency[{at}]", seconds, 0, _LONGEST)
+        ordered = not all(isinstance(one, (int, float)) for one in latency) or latency[0] <= latency[1]
+        faults.check(ordered, "latency", latency, "ends before it begins", "give (least, most)")
 
 
 def _check_error(faults: Faults, error: object) -> None:

@@ -242,9 +242,13 @@ _NOT_FOR_FALLBACKS = (*_PROGRAMMING, ConfigurationError)
 
 
 def _unless_programming(error: Exception) -> Verdict:
-    if isinstance(error, ExceptionGroup):
-        return TRANSIENT if error.subgroup(_NOT_FOR_FALLBACKS) is None else PERMANENT
-    return PERMANENT if isinstance(error, _NOT_FOR_FALLBACKS) else TRANSIENT
+    # In a group, one that calls for a programmer outweighs the rest.
+    inside: tuple[Exception, ...] = (
+        getattr(error, "exceptions", ()) if isinstance(error, ExceptionGroup) else ()
+    )
+    if isinstance(error, _NOT_FOR_FALLBACKS) or PERMANENT in map(_unless_programming, inside):
+        return PERMANENT
+    return TRANSIENT
 
 
 def _covers_type(on: Errors | None, name: str) -> bool:
@@ -314,7 +318,7 @@ async def answer_async(
     """Answer for an async call."""
     try:
         result = _ask(stack, at, error, args, kwargs)
-        if hasattr(type(result), "__await__"):
+        if hasattr(result, "__await__"):
             result = await result
         return _degrade(stack, at, error, args, result)
     except Exception as raised:
