@@ -1,9 +1,11 @@
 """Chaos: its settings, its switches, what it injects and how often."""
 
 import asyncio
+import gc
 import inspect
 import re
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +210,19 @@ def test_the_environment_holds_every_policy_off(
     assert outcomes(call, 1) == [OSError]
 
 
+def test_held_off_it_does_nothing_at_all(
+    monkeypatch: pytest.MonkeyPatch, event_recorder: EventRecorder
+) -> None:
+    """While the environment holds it off, it asks no predicate, draws nothing and tells nobody."""
+    monkeypatch.setenv("HOLDFAST_CHAOS", "0")
+    source, reach = Random(1), Script(succeed(result=True))
+    state = source.getstate()
+    call = Chaos(rate=1, latency=1.0, random=source, when=reach.function(), enabled=True)(ok())
+
+    assert call() == "ok"
+    assert (source.getstate() == state, reach.calls, event_recorder.kinds) == (True, 0, ())
+
+
 # Faults
 
 
@@ -366,6 +381,31 @@ def test_a_cancelled_latency_leaves_at_once(virtual_clock: VirtualClock) -> None
 
     virtual_clock.run(main())
     assert (virtual_clock.elapsed, script.calls) == (2.25, 0)
+
+
+def test_an_injected_error_leaves_nothing_for_the_garbage_collector() -> None:
+    """It goes when the caller lets it go, sync and async."""
+
+    class Down(Exception):
+        pass
+
+    made = Chaos(rate=1, error=Down, enabled=True)
+    left: list[weakref.ref[Down]] = []
+
+    async def note(call: Callable[[], Any], *, is_async: bool) -> None:
+        try:
+            await call() if is_async else call()
+        except Down as error:
+            left.append(weakref.ref(error))
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(note(made(ok()), is_async=False))
+        asyncio.run(note(made(Script(succeed()).coroutine_function()), is_async=True))
+        assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 # Chance

@@ -496,6 +496,9 @@ def test_a_failing_fallback_leaves_nothing_for_the_garbage_collector() -> None:
     def fetch() -> None:
         raise Down
 
+    async def fetch_later() -> None:
+        raise Down
+
     def worse(error: Exception) -> None:
         raise Worse
 
@@ -505,16 +508,21 @@ def test_a_failing_fallback_leaves_nothing_for_the_garbage_collector() -> None:
         finally:
             del error
 
+    left: list[weakref.ref[BaseException]] = []
+
+    async def note(call: Callable[[], Any], *, is_async: bool) -> None:
+        try:
+            await call() if is_async else call()
+        except Exception as error:
+            left.extend(weakref.ref(one) for one in (error, error.__cause__) if one is not None)
+
     gc.collect()
     gc.disable()
     try:
-        for call in (worse, decline):
-            left: list[weakref.ref[BaseException]] = []
-            try:
-                Fallback(call=call)(fetch)()
-            except Exception as error:
-                left += [weakref.ref(one) for one in (error, error.__cause__) if one is not None]
-            assert [ref() for ref in left] == [None] * len(left)
+        for answer in (worse, decline):
+            asyncio.run(note(Fallback(call=answer)(fetch), is_async=False))
+            asyncio.run(note(Fallback(call=answer)(fetch_later), is_async=True))
+        assert [ref() for ref in left] == [None] * 6
     finally:
         gc.enable()
 

@@ -307,9 +307,8 @@ def _answer(
             raise raised from error
         raise
     finally:
-        del (
-            error
-        )  # or it would keep itself, by its traceback and this frame, when the fallback raises it again
+        # Raised again by the fallback, it would keep itself, by its traceback and this frame.
+        del error
 
 
 async def _answer_async(
