@@ -238,14 +238,13 @@ class watch_degraded:
             _degraded.end(self._watch)
 
 
+_GROUP: type[Exception] = ExceptionGroup
 _NOT_FOR_FALLBACKS = (*_PROGRAMMING, ConfigurationError)
 
 
 def _unless_programming(error: Exception) -> Verdict:
     # In a group, one that calls for a programmer outweighs the rest.
-    inside: tuple[Exception, ...] = (
-        getattr(error, "exceptions", ()) if isinstance(error, ExceptionGroup) else ()
-    )
+    inside: tuple[Exception, ...] = getattr(error, "exceptions", ()) if isinstance(error, _GROUP) else ()
     if isinstance(error, _NOT_FOR_FALLBACKS) or PERMANENT in map(_unless_programming, inside):
         return PERMANENT
     return TRANSIENT
