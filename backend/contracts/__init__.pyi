@@ -3,16 +3,19 @@
 from holdfast.infrastructure.resilience.backoff import Backoff as Backoff
 from holdfast.infrastructure.resilience.backoff import backoff as backoff
 from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
+from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
+from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
+from holdfast.infrastructure.resilience.chaos import chaos as chaos
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as CircuitBreaker
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakerConfig as CircuitBreakerConfig
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers as CircuitBreakers
 from holdfast.infrastructure.resilience.circuit_breaker import breaker_of as breaker_of
 from holdfast.infrastructure.resilience.circuit_breaker import circuit_breaker as circuit_breaker
 from holdfast.infrastructure.resilience.circuit_breaker import live_breakers as live_breakers
+from holdfast.infrastructure.resilience.classify import Classifier as Classifier
 from holdfast.infrastructure.resilience.classify import PERMANENT as PERMANENT
 from holdfast.infrastructure.resilience.classify import THROTTLED as THROTTLED
 from holdfast.infrastructure.resilience.classify import TRANSIENT as TRANSIENT
-from holdfast.infrastructure.resilience.classify import Classifier as Classifier
 from holdfast.infrastructure.resilience.classify import Verdict as Verdict
 from holdfast.infrastructure.resilience.classify import classify as classify
 from holdfast.infrastructure.resilience.classify import register_classifier as register_classifier
@@ -37,10 +40,10 @@ from holdfast.infrastructure.resilience.errors import TimeoutExceeded as Timeout
 from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
 from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
 from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
-from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
 from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
 from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
 from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
+from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
 from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
 from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
 from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
@@ -60,6 +63,10 @@ from holdfast.infrastructure.resilience.events import StorageFailed as StorageFa
 from holdfast.infrastructure.resilience.events import Subscription as Subscription
 from holdfast.infrastructure.resilience.events import WorkerAbandoned as WorkerAbandoned
 from holdfast.infrastructure.resilience.events import subscribe as subscribe
+from holdfast.infrastructure.resilience.fallback import Fallback as Fallback
+from holdfast.infrastructure.resilience.fallback import FallbackConfig as FallbackConfig
+from holdfast.infrastructure.resilience.fallback import fallback as fallback
+from holdfast.infrastructure.resilience.fallback import watch_degraded as watch_degraded
 from holdfast.infrastructure.resilience.permit import Permit as Permit
 from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
 from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -108,6 +115,8 @@ __all__ = [
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "Chaos",
+    "ChaosConfig",
     "ChaosInjected",
     "CircuitBreaker",
     "CircuitBreakerConfig",
@@ -124,6 +133,8 @@ __all__ = [
     "ConfigurationError",
     "Event",
     "Explanation",
+    "Fallback",
+    "FallbackConfig",
     "FallbackUsed",
     "Fault",
     "HedgeStarted",
@@ -162,6 +173,7 @@ __all__ = [
     "backoff",
     "breaker_of",
     "caller_attempt",
+    "chaos",
     "circuit_breaker",
     "classify",
     "current_attempt",
@@ -170,6 +182,7 @@ __all__ = [
     "current_random",
     "deadline_after",
     "explain",
+    "fallback",
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",
@@ -184,4 +197,5 @@ __all__ = [
     "timeout",
     "use_clock",
     "use_random",
+    "watch_degraded",
 ]

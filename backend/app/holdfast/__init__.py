@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.backoff import Backoff as Backoff
     from holdfast.infrastructure.resilience.backoff import backoff as backoff
     from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
+    from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
+    from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
+    from holdfast.infrastructure.resilience.chaos import chaos as chaos
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as CircuitBreaker
-    from holdfast.infrastructure.resilience.circuit_breaker import (
-        CircuitBreakerConfig as CircuitBreakerConfig,
-    )
+    from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakerConfig as CircuitBreakerConfig
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers as CircuitBreakers
     from holdfast.infrastructure.resilience.circuit_breaker import breaker_of as breaker_of
     from holdfast.infrastructure.resilience.circuit_breaker import circuit_breaker as circuit_breaker
     from holdfast.infrastructure.resilience.circuit_breaker import live_breakers as live_breakers
+    from holdfast.infrastructure.resilience.classify import Classifier as Classifier
     from holdfast.infrastructure.resilience.classify import PERMANENT as PERMANENT
     from holdfast.infrastructure.resilience.classify import THROTTLED as THROTTLED
     from holdfast.infrastructure.resilience.classify import TRANSIENT as TRANSIENT
-    from holdfast.infrastructure.resilience.classify import Classifier as Classifier
     from holdfast.infrastructure.resilience.classify import Verdict as Verdict
     from holdfast.infrastructure.resilience.classify import classify as classify
     from holdfast.infrastructure.resilience.classify import register_classifier as register_classifier
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
     from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
     from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
-    from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
     from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
     from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
     from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
+    from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
     from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
     from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
     from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
@@ -70,6 +71,10 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.events import Subscription as Subscription
     from holdfast.infrastructure.resilience.events import WorkerAbandoned as WorkerAbandoned
     from holdfast.infrastructure.resilience.events import subscribe as subscribe
+    from holdfast.infrastructure.resilience.fallback import Fallback as Fallback
+    from holdfast.infrastructure.resilience.fallback import FallbackConfig as FallbackConfig
+    from holdfast.infrastructure.resilience.fallback import fallback as fallback
+    from holdfast.infrastructure.resilience.fallback import watch_degraded as watch_degraded
     from holdfast.infrastructure.resilience.permit import Permit as Permit
     from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
     from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -116,6 +121,8 @@ _EXPORTS = {
     "CallRejectedError": "holdfast.infrastructure.resilience.errors",
     "CallTimedOut": "holdfast.infrastructure.resilience.events",
     "CallbackFailed": "holdfast.infrastructure.resilience.events",
+    "Chaos": "holdfast.infrastructure.resilience.chaos",
+    "ChaosConfig": "holdfast.infrastructure.resilience.chaos",
     "ChaosInjected": "holdfast.infrastructure.resilience.events",
     "CircuitBreaker": "holdfast.infrastructure.resilience.circuit_breaker",
     "CircuitBreakerConfig": "holdfast.infrastructure.resilience.circuit_breaker",
@@ -132,6 +139,8 @@ _EXPORTS = {
     "ConfigurationError": "holdfast.infrastructure.resilience.errors",
     "Event": "holdfast.infrastructure.resilience.events",
     "Explanation": "holdfast.infrastructure.resilience.pipeline",
+    "Fallback": "holdfast.infrastructure.resilience.fallback",
+    "FallbackConfig": "holdfast.infrastructure.resilience.fallback",
     "FallbackUsed": "holdfast.infrastructure.resilience.events",
     "Fault": "holdfast.infrastructure.resilience.errors",
     "HedgeStarted": "holdfast.infrastructure.resilience.events",
@@ -173,6 +182,7 @@ _EXPORTS = {
     "backoff": "holdfast.infrastructure.resilience.backoff",
     "breaker_of": "holdfast.infrastructure.resilience.circuit_breaker",
     "caller_attempt": "holdfast.infrastructure.transport.propagation",
+    "chaos": "holdfast.infrastructure.resilience.chaos",
     "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
     "classify": "holdfast.infrastructure.resilience.classify",
     "current_attempt": "holdfast.infrastructure.resilience.retry",
@@ -181,6 +191,7 @@ _EXPORTS = {
     "current_random": "holdfast.infrastructure.resilience.randomness",
     "deadline_after": "holdfast.infrastructure.resilience.deadline",
     "explain": "holdfast.infrastructure.resilience.pipeline",
+    "fallback": "holdfast.infrastructure.resilience.fallback",
     "httpx_transport": "holdfast.infrastructure.transport.http",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
     "outgoing_headers": "holdfast.infrastructure.transport.propagation",
@@ -195,6 +206,7 @@ _EXPORTS = {
     "timeout": "holdfast.infrastructure.resilience.timeout",
     "use_clock": "holdfast.infrastructure.resilience.clock",
     "use_random": "holdfast.infrastructure.resilience.randomness",
+    "watch_degraded": "holdfast.infrastructure.resilience.fallback",
 }
 
 __all__ = [
@@ -213,6 +225,8 @@ __all__ = [
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "Chaos",
+    "ChaosConfig",
     "ChaosInjected",
     "CircuitBreaker",
     "CircuitBreakerConfig",
@@ -229,6 +243,8 @@ __all__ = [
     "ConfigurationError",
     "Event",
     "Explanation",
+    "Fallback",
+    "FallbackConfig",
     "FallbackUsed",
     "Fault",
     "HedgeStarted",
@@ -267,6 +283,7 @@ __all__ = [
     "backoff",
     "breaker_of",
     "caller_attempt",
+    "chaos",
     "circuit_breaker",
     "classify",
     "current_attempt",
@@ -275,6 +292,7 @@ __all__ = [
     "current_random",
     "deadline_after",
     "explain",
+    "fallback",
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",
@@ -289,6 +307,7 @@ __all__ = [
     "timeout",
     "use_clock",
     "use_random",
+    "watch_degraded",
 ]
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from itertools import islice
+from itertools import chain, islice
 
 from holdfast.infrastructure.resilience import _breaker_state, _compile
 from holdfast.infrastructure.resilience._breaker import (
@@ -708,30 +708,36 @@ class _Shelf:
             return kept.breaker
         kept.used = kept.breaker._machine.now()
         with self.lock:
-            if key in self.entries:
+            try:
                 self.entries.move_to_end(key)
+            except KeyError:
+                pass  # it has just gone: somebody else needed the room
         return kept.breaker
 
     def _evict(self, now: float) -> None:
-        entries = self.entries
-        while len(entries) > 1:
-            key, oldest = next(iter(entries.items()))
-            if now - oldest.used < self._idle or not oldest.may_go(now):
-                break
-            del entries[key]
-        while len(entries) > self._limit:
-            victim = self._victim(now)
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                victim = self._victim(now)
+            except RuntimeError:
+                continue  # a breaker was asked for by code that the collector ran while we looked
             if victim is None:
-                break
-            del entries[victim[0]]
+                return
+            self.entries.pop(victim[0], None)
 
     def _victim(self, now: float) -> tuple[Hashable] | None:
-        """Return the key of the one to go: one that protects nobody, else one that somebody did not set by hand."""
-        newest = next(reversed(self.entries))
-        others = [one for one in islice(self.entries.items(), _LOOKED_AT) if one[0] != newest]
+        """Return the key of one that has to go, if there is one and it may."""
+        entries = self.entries
+        key, oldest = next(iter(entries.items()))
+        if len(entries) > 1 and now - oldest.used >= self._idle and oldest.may_go(now):
+            return (key,)
+        if len(entries) <= self._limit:
+            return None
+        newest = next(reversed(entries))
+        others = [one for one in islice(entries.items(), _LOOKED_AT) if one[0] is not newest]
         free = (key for key, kept in others if kept.may_go(now))
+        # Rather one that is open than too many; never one that somebody set by hand.
         own = (key for key, kept in others if kept.breaker._machine.mode in {OPEN, HALF_OPEN})
-        return next(((key,) for key in (*free, *own)), None)
+        return next(((key,) for key in chain(free, own)), None)
 
     def peek(self, key: Hashable) -> CircuitBreaker | None:
         """Return the breaker of `key`, or None."""
@@ -749,8 +755,9 @@ class _Shelf:
             return list(self.entries)
 
 
-# How many of the least recently used breakers are looked at for one that may go.
+# How many of the least recently used breakers are looked at for one that may go, and how many go at once.
 _LOOKED_AT = 64
+_MOST_AT_ONCE = 10_000
 _shelves: weakref.WeakSet[_Shelf] = weakref.WeakSet()
 
 
