@@ -464,6 +464,15 @@ def test_calls_that_begin_with_little_in_flight_say_nothing(
     assert (limit.limit != 20) is moves
 
 
+@pytest.mark.parametrize(("held", "after"), [(8, 20), (9, 18)])
+def test_permits_say_as_much_as_calls(held: int, after: int) -> None:
+    """A permit granted with less than half of the limit in use says nothing, one at half of it counts."""
+    limit = aimd(20)
+    with holding(limit, held):
+        limit.admit().failure()
+    assert limit.limit == after
+
+
 def test_a_burst_of_drops_shrinks_once() -> None:
     """Calls that were admitted under the same limit lower it once, however many of them are dropped."""
     limit = aimd(20)
@@ -711,6 +720,19 @@ def test_an_unknown_priority_is_normal(driver: Driver, event_recorder: EventReco
     failed = event_recorder.of(CallbackFailed)
     assert [(event.name, event.callback) for event in failed] == [("dependency", "priority")] * 2
     assert isinstance(failed[0].error, KeyError if said is KeyError else ValueError)
+
+
+def test_a_priority_function_that_wants_out_keeps_no_place(driver: Driver) -> None:
+    """What is no Exception passes through from a priority function, and the call holds no place."""
+
+    def leaving(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    limit = ConcurrencyLimit(initial=1, priority=leaving)
+    call = driver.decorate(limit, Script(succeed()))
+    with limit, pytest.raises(KeyboardInterrupt):
+        driver.call(call)
+    assert (limit.running, limit.rejected) == (0, 0)
 
 
 def test_the_priority_function_gets_the_call_s_own_arguments(driver: Driver) -> None:
