@@ -12,10 +12,10 @@ from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers a
 from holdfast.infrastructure.resilience.circuit_breaker import breaker_of as breaker_of
 from holdfast.infrastructure.resilience.circuit_breaker import circuit_breaker as circuit_breaker
 from holdfast.infrastructure.resilience.circuit_breaker import live_breakers as live_breakers
-from holdfast.infrastructure.resilience.classify import Classifier as Classifier
 from holdfast.infrastructure.resilience.classify import PERMANENT as PERMANENT
 from holdfast.infrastructure.resilience.classify import THROTTLED as THROTTLED
 from holdfast.infrastructure.resilience.classify import TRANSIENT as TRANSIENT
+from holdfast.infrastructure.resilience.classify import Classifier as Classifier
 from holdfast.infrastructure.resilience.classify import Verdict as Verdict
 from holdfast.infrastructure.resilience.classify import classify as classify
 from holdfast.infrastructure.resilience.classify import register_classifier as register_classifier
@@ -23,6 +23,13 @@ from holdfast.infrastructure.resilience.classify import retry_after as retry_aft
 from holdfast.infrastructure.resilience.clock import Clock as Clock
 from holdfast.infrastructure.resilience.clock import current_clock as current_clock
 from holdfast.infrastructure.resilience.clock import use_clock as use_clock
+from holdfast.infrastructure.resilience.concurrency_limit import AIMD as AIMD
+from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+from holdfast.infrastructure.resilience.concurrency_limit import (
+    ConcurrencyLimitConfig as ConcurrencyLimitConfig,
+)
+from holdfast.infrastructure.resilience.concurrency_limit import Gradient2 as Gradient2
+from holdfast.infrastructure.resilience.concurrency_limit import concurrency_limit as concurrency_limit
 from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
 from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
 from holdfast.infrastructure.resilience.deadline import remaining as remaining
@@ -40,10 +47,10 @@ from holdfast.infrastructure.resilience.errors import TimeoutExceeded as Timeout
 from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
 from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
 from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
+from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
 from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
 from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
 from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
-from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
 from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
 from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
 from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
@@ -85,6 +92,9 @@ from holdfast.infrastructure.resilience.retry import RetryConfig as RetryConfig
 from holdfast.infrastructure.resilience.retry import current_attempt as current_attempt
 from holdfast.infrastructure.resilience.retry import retry as retry
 from holdfast.infrastructure.resilience.states import CircuitState as CircuitState
+from holdfast.infrastructure.resilience.throttle import Throttle as Throttle
+from holdfast.infrastructure.resilience.throttle import ThrottleConfig as ThrottleConfig
+from holdfast.infrastructure.resilience.throttle import throttle as throttle
 from holdfast.infrastructure.resilience.timeout import Timeout as Timeout
 from holdfast.infrastructure.resilience.timeout import TimeoutConfig as TimeoutConfig
 from holdfast.infrastructure.resilience.timeout import abandoned_workers as abandoned_workers
@@ -100,6 +110,7 @@ from holdfast.infrastructure.transport.propagation import caller_attempt as call
 from holdfast.infrastructure.transport.propagation import outgoing_headers as outgoing_headers
 
 __all__ = [
+    "AIMD",
     "PERMANENT",
     "THROTTLED",
     "TRANSIENT",
@@ -129,6 +140,8 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "ConcurrencyLimit",
+    "ConcurrencyLimitConfig",
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Event",
@@ -137,6 +150,7 @@ __all__ = [
     "FallbackConfig",
     "FallbackUsed",
     "Fault",
+    "Gradient2",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
@@ -160,6 +174,8 @@ __all__ = [
     "RetrySucceeded",
     "StorageFailed",
     "Subscription",
+    "Throttle",
+    "ThrottleConfig",
     "ThrottledError",
     "Timeout",
     "TimeoutConfig",
@@ -176,6 +192,7 @@ __all__ = [
     "chaos",
     "circuit_breaker",
     "classify",
+    "concurrency_limit",
     "current_attempt",
     "current_clock",
     "current_deadline",
@@ -194,6 +211,7 @@ __all__ = [
     "retry",
     "retry_after",
     "subscribe",
+    "throttle",
     "timeout",
     "use_clock",
     "use_random",

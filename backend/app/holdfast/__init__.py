@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
     from holdfast.infrastructure.resilience.chaos import chaos as chaos
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as CircuitBreaker
-    from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakerConfig as CircuitBreakerConfig
+    from holdfast.infrastructure.resilience.circuit_breaker import (
+        CircuitBreakerConfig as CircuitBreakerConfig,
+    )
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers as CircuitBreakers
     from holdfast.infrastructure.resilience.circuit_breaker import breaker_of as breaker_of
     from holdfast.infrastructure.resilience.circuit_breaker import circuit_breaker as circuit_breaker
     from holdfast.infrastructure.resilience.circuit_breaker import live_breakers as live_breakers
-    from holdfast.infrastructure.resilience.classify import Classifier as Classifier
     from holdfast.infrastructure.resilience.classify import PERMANENT as PERMANENT
     from holdfast.infrastructure.resilience.classify import THROTTLED as THROTTLED
     from holdfast.infrastructure.resilience.classify import TRANSIENT as TRANSIENT
+    from holdfast.infrastructure.resilience.classify import Classifier as Classifier
     from holdfast.infrastructure.resilience.classify import Verdict as Verdict
     from holdfast.infrastructure.resilience.classify import classify as classify
     from holdfast.infrastructure.resilience.classify import register_classifier as register_classifier
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.clock import Clock as Clock
     from holdfast.infrastructure.resilience.clock import current_clock as current_clock
     from holdfast.infrastructure.resilience.clock import use_clock as use_clock
+    from holdfast.infrastructure.resilience.concurrency_limit import AIMD as AIMD
+    from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
+    from holdfast.infrastructure.resilience.concurrency_limit import (
+        ConcurrencyLimitConfig as ConcurrencyLimitConfig,
+    )
+    from holdfast.infrastructure.resilience.concurrency_limit import Gradient2 as Gradient2
+    from holdfast.infrastructure.resilience.concurrency_limit import concurrency_limit as concurrency_limit
     from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
     from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
     from holdfast.infrastructure.resilience.deadline import remaining as remaining
@@ -48,10 +57,10 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.events import BudgetExhausted as BudgetExhausted
     from holdfast.infrastructure.resilience.events import CacheRefreshFailed as CacheRefreshFailed
     from holdfast.infrastructure.resilience.events import CacheServed as CacheServed
+    from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
     from holdfast.infrastructure.resilience.events import CallDelayed as CallDelayed
     from holdfast.infrastructure.resilience.events import CallRejected as CallRejected
     from holdfast.infrastructure.resilience.events import CallTimedOut as CallTimedOut
-    from holdfast.infrastructure.resilience.events import CallbackFailed as CallbackFailed
     from holdfast.infrastructure.resilience.events import ChaosInjected as ChaosInjected
     from holdfast.infrastructure.resilience.events import CircuitClosed as CircuitClosed
     from holdfast.infrastructure.resilience.events import CircuitHalfOpened as CircuitHalfOpened
@@ -93,6 +102,9 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.retry import current_attempt as current_attempt
     from holdfast.infrastructure.resilience.retry import retry as retry
     from holdfast.infrastructure.resilience.states import CircuitState as CircuitState
+    from holdfast.infrastructure.resilience.throttle import Throttle as Throttle
+    from holdfast.infrastructure.resilience.throttle import ThrottleConfig as ThrottleConfig
+    from holdfast.infrastructure.resilience.throttle import throttle as throttle
     from holdfast.infrastructure.resilience.timeout import Timeout as Timeout
     from holdfast.infrastructure.resilience.timeout import TimeoutConfig as TimeoutConfig
     from holdfast.infrastructure.resilience.timeout import abandoned_workers as abandoned_workers
@@ -109,6 +121,7 @@ if TYPE_CHECKING:
 
 # Names load when they are first asked for, so that importing the package costs next to nothing.
 _EXPORTS = {
+    "AIMD": "holdfast.infrastructure.resilience.concurrency_limit",
     "AsyncHttpxTransport": "holdfast.infrastructure.transport.http",
     "Attempt": "holdfast.infrastructure.resilience.retry",
     "Backoff": "holdfast.infrastructure.resilience.backoff",
@@ -135,6 +148,8 @@ _EXPORTS = {
     "CircuitState": "holdfast.infrastructure.resilience.states",
     "Classifier": "holdfast.infrastructure.resilience.classify",
     "Clock": "holdfast.infrastructure.resilience.clock",
+    "ConcurrencyLimit": "holdfast.infrastructure.resilience.concurrency_limit",
+    "ConcurrencyLimitConfig": "holdfast.infrastructure.resilience.concurrency_limit",
     "ConcurrencyLimitedError": "holdfast.infrastructure.resilience.errors",
     "ConfigurationError": "holdfast.infrastructure.resilience.errors",
     "Event": "holdfast.infrastructure.resilience.events",
@@ -143,6 +158,7 @@ _EXPORTS = {
     "FallbackConfig": "holdfast.infrastructure.resilience.fallback",
     "FallbackUsed": "holdfast.infrastructure.resilience.events",
     "Fault": "holdfast.infrastructure.resilience.errors",
+    "Gradient2": "holdfast.infrastructure.resilience.concurrency_limit",
     "HedgeStarted": "holdfast.infrastructure.resilience.events",
     "HedgeWon": "holdfast.infrastructure.resilience.events",
     "HoldfastError": "holdfast.infrastructure.resilience.errors",
@@ -169,6 +185,8 @@ _EXPORTS = {
     "Subscription": "holdfast.infrastructure.resilience.events",
     "THROTTLED": "holdfast.infrastructure.resilience.classify",
     "TRANSIENT": "holdfast.infrastructure.resilience.classify",
+    "Throttle": "holdfast.infrastructure.resilience.throttle",
+    "ThrottleConfig": "holdfast.infrastructure.resilience.throttle",
     "ThrottledError": "holdfast.infrastructure.resilience.errors",
     "Timeout": "holdfast.infrastructure.resilience.timeout",
     "TimeoutConfig": "holdfast.infrastructure.resilience.timeout",
@@ -185,6 +203,7 @@ _EXPORTS = {
     "chaos": "holdfast.infrastructure.resilience.chaos",
     "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
     "classify": "holdfast.infrastructure.resilience.classify",
+    "concurrency_limit": "holdfast.infrastructure.resilience.concurrency_limit",
     "current_attempt": "holdfast.infrastructure.resilience.retry",
     "current_clock": "holdfast.infrastructure.resilience.clock",
     "current_deadline": "holdfast.infrastructure.resilience.deadline",
@@ -203,6 +222,7 @@ _EXPORTS = {
     "retry": "holdfast.infrastructure.resilience.retry",
     "retry_after": "holdfast.infrastructure.resilience.classify",
     "subscribe": "holdfast.infrastructure.resilience.events",
+    "throttle": "holdfast.infrastructure.resilience.throttle",
     "timeout": "holdfast.infrastructure.resilience.timeout",
     "use_clock": "holdfast.infrastructure.resilience.clock",
     "use_random": "holdfast.infrastructure.resilience.randomness",
@@ -210,6 +230,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AIMD",
     "PERMANENT",
     "THROTTLED",
     "TRANSIENT",
@@ -239,6 +260,8 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "ConcurrencyLimit",
+    "ConcurrencyLimitConfig",
     "ConcurrencyLimitedError",
     "ConfigurationError",
     "Event",
@@ -247,6 +270,7 @@ __all__ = [
     "FallbackConfig",
     "FallbackUsed",
     "Fault",
+    "Gradient2",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
@@ -270,6 +294,8 @@ __all__ = [
     "RetrySucceeded",
     "StorageFailed",
     "Subscription",
+    "Throttle",
+    "ThrottleConfig",
     "ThrottledError",
     "Timeout",
     "TimeoutConfig",
@@ -286,6 +312,7 @@ __all__ = [
     "chaos",
     "circuit_breaker",
     "classify",
+    "concurrency_limit",
     "current_attempt",
     "current_clock",
     "current_deadline",
@@ -304,6 +331,7 @@ __all__ = [
     "retry",
     "retry_after",
     "subscribe",
+    "throttle",
     "timeout",
     "use_clock",
     "use_random",
