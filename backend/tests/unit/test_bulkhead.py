@@ -88,6 +88,16 @@ class Calls:
         return self.driver.after(seconds, self.call, who, takes)
 
 
+def gate_of(places: Any) -> _bulkhead.Gate:
+    """Return the state of a bulkhead."""
+    gate: _bulkhead.Gate = places._gate  # noqa: SLF001  # where forks and interrupts strike, nothing public is
+    return gate
+
+
+def ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Do not report a task that is destroyed while it waits."""
+
+
 def kinds(outcomes: list[Any]) -> list[Any]:
     """Return outcomes with errors as their types."""
     return [type(one) if isinstance(one, BaseException) else one for one in outcomes]
@@ -510,7 +520,7 @@ def test_a_waiter_whose_loop_is_closed_is_passed_over() -> None:
     places = Bulkhead(1, queue=2)
     places.__enter__()
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)
+    loop.set_exception_handler(ignore)
 
     async def wait() -> None:
         async with places:
@@ -782,3 +792,90 @@ def test_a_forked_child_begins_with_every_place_free(form: str) -> None:
         """
     )
     assert (done.stdout, done.stderr) == ("child (2, 0, 0) BulkheadFullError 2\nparent 2 0 0 0\n", "")
+
+
+def test_what_was_taken_before_a_fork_is_given_back_to_nobody() -> None:
+    """A call and a block that end in the child leave as many places as the limit says, one that was changed too."""
+    places = Bulkhead(1, queue=1)
+    places.resize(2)
+    gate = gate_of(places)
+
+    with places:
+        places.call(gate.renew)
+        assert (places.limit, places.running) == (2, 0)
+    assert idle(places)
+
+
+# Interrupts between two lines
+
+
+class Striking:
+    """A lock behind whose release an interrupt strikes, once."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.armed = True
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if self.armed:
+            self.armed = False
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_behind_the_lock_loses_no_place(form: str) -> None:
+    """Where a place is taken under the lock, an interrupt right behind it gives it back."""
+    places = Bulkhead(1)
+    places_now: Any = gate_of(places).places
+    lock = places_now.lock = Striking(places_now.lock)
+
+    if form == "locked":
+        with pytest.raises(KeyboardInterrupt):
+            places.call(int)
+    lock.armed = False
+    assert places.call(int) == 0
+    assert idle(places)
+
+
+def test_an_interrupted_hand_off_leaves_nobody_asleep(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt that strikes whoever hands a place on passes through, and the waiter is woken all the same."""
+    places = Bulkhead(1, queue=1)
+    ring, strikes = _bulkhead.Bell.set, [KeyboardInterrupt]
+
+    def interrupted(bell: _bulkhead.Bell) -> None:
+        if strikes:
+            raise strikes.pop()
+        ring(bell)
+
+    monkeypatch.setattr(_bulkhead.Bell, "set", interrupted)
+
+    def holder() -> None:
+        places.__enter__()
+        virtual_clock.sleep(1.0)
+        with pytest.raises(KeyboardInterrupt):
+            places.__exit__(None, None, None)
+
+    def waiter() -> float:
+        virtual_clock.sleep(0.5)
+        with places:
+            return virtual_clock.elapsed
+
+    assert virtual_clock.run_threads(holder, waiter) == [None, 1.0]
+    assert (strikes, idle(places)) == ([], True)
+
+
+def test_a_bell_rings_once() -> None:
+    """A bell is an event that cannot be taken back: set again it stays set, and a wait for it ends."""
+    bell = _bulkhead.Bell()
+    assert (bell.is_set(), bell.wait(0)) == (False, False)
+
+    bell.set()
+    bell.set()
+    assert (bell.is_set(), bell.wait(), bell.wait(0)) == (True, True, True)
+    with pytest.raises(NotImplementedError, match="make another"):
+        bell.clear()

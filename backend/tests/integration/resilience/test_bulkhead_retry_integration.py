@@ -1,5 +1,6 @@
 """Seam: bulkhead × retry and circuit breaker: who holds a place when, and what a rejection counts for."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -264,7 +265,7 @@ def test_who_waits_is_not_slow_to_a_breaker_inside(driver: Driver, make: Make) -
         breaker = make.breaker(window=Window.calls(10), slow_call_duration=3.0)
         policies = (places, breaker) if order == "inside" else (breaker, places)
         fn = driver.compose("decorators", *policies, source=Script(succeed(after=1.0)))
-        driver.together(lambda places=places: taken(driver, places, 0, 5), driver.after(1.0, fn))
+        driver.together(partial(taken, driver, places, 0, 5), driver.after(1.0, fn))
         slow[order] = breaker.counts
 
     assert (slow["inside"].slow, slow["outside"].slow) == (0, 1)

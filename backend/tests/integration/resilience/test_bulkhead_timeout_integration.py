@@ -236,7 +236,7 @@ def test_no_place_is_lost_among_threads_without_a_queue() -> None:
                 refused[at] += 1
 
     race(*(partial(body, at) for at in range(8)))
-    assert (crowd.most, places.rejected, idle(places)) == (2, sum(refused), True)
+    assert (crowd.most <= 2, places.rejected, idle(places)) == (True, sum(refused), True)
 
 
 def test_resizing_while_threads_race_loses_nothing() -> None:

@@ -327,6 +327,11 @@ class TaskWaiter(Waiter):
 
     def wake(self) -> bool:
         """Let the loop set the future; a closed one cannot."""
+        from asyncio import _get_running_loop
+
+        if _get_running_loop() is self.loop:
+            self.ring()
+            return True
         try:
             self.loop.call_soon_threadsafe(self.ring)
         except RuntimeError:

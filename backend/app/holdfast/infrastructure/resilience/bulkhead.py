@@ -66,9 +66,9 @@ def _is(value: object, kind: type) -> bool:
 class Bulkhead(Policy):
     """Let at most `limit` calls run at once and `queue` more wait, in order, for at most `max_wait` seconds.
 
-    Without `max_wait` only the deadline around the call bounds the wait; whichever comes first, a place that is
-    free no earlier than that comes too late. Raises BulkheadFullError. Safe to share between threads and tasks,
-    which wait in one queue. A forked child begins with every place free. Source: Nygard, "Release It!", Bulkheads.
+    The deadline around the call bounds the wait too; a place that becomes free only at the bound comes too late.
+    Raises BulkheadFullError. Safe to share between threads and tasks, which wait in one queue. A forked child
+    begins with every place free. Source: Nygard, "Release It!", Bulkheads.
     """
 
     __slots__ = ("_gate",)
