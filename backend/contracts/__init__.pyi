@@ -3,6 +3,9 @@
 from holdfast.infrastructure.resilience.backoff import Backoff as Backoff
 from holdfast.infrastructure.resilience.backoff import backoff as backoff
 from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
+from holdfast.infrastructure.resilience.bulkhead import Bulkhead as Bulkhead
+from holdfast.infrastructure.resilience.bulkhead import BulkheadConfig as BulkheadConfig
+from holdfast.infrastructure.resilience.bulkhead import bulkhead as bulkhead
 from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
 from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
 from holdfast.infrastructure.resilience.chaos import chaos as chaos
@@ -118,6 +121,8 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetExhausted",
+    "Bulkhead",
+    "BulkheadConfig",
     "BulkheadFullError",
     "CacheRefreshFailed",
     "CacheServed",
@@ -188,6 +193,7 @@ __all__ = [
     "async_httpx_transport",
     "backoff",
     "breaker_of",
+    "bulkhead",
     "caller_attempt",
     "chaos",
     "circuit_breaker",

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.backoff import Backoff as Backoff
     from holdfast.infrastructure.resilience.backoff import backoff as backoff
     from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
+    from holdfast.infrastructure.resilience.bulkhead import Bulkhead as Bulkhead
+    from holdfast.infrastructure.resilience.bulkhead import BulkheadConfig as BulkheadConfig
+    from holdfast.infrastructure.resilience.bulkhead import bulkhead as bulkhead
     from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
     from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
     from holdfast.infrastructure.resilience.chaos import chaos as chaos
@@ -126,6 +129,8 @@ _EXPORTS = {
     "Attempt": "holdfast.infrastructure.resilience.retry",
     "Backoff": "holdfast.infrastructure.resilience.backoff",
     "BudgetExhausted": "holdfast.infrastructure.resilience.events",
+    "Bulkhead": "holdfast.infrastructure.resilience.bulkhead",
+    "BulkheadConfig": "holdfast.infrastructure.resilience.bulkhead",
     "BulkheadFullError": "holdfast.infrastructure.resilience.errors",
     "CacheRefreshFailed": "holdfast.infrastructure.resilience.events",
     "CacheServed": "holdfast.infrastructure.resilience.events",
@@ -199,6 +204,7 @@ _EXPORTS = {
     "async_httpx_transport": "holdfast.infrastructure.transport.http",
     "backoff": "holdfast.infrastructure.resilience.backoff",
     "breaker_of": "holdfast.infrastructure.resilience.circuit_breaker",
+    "bulkhead": "holdfast.infrastructure.resilience.bulkhead",
     "caller_attempt": "holdfast.infrastructure.transport.propagation",
     "chaos": "holdfast.infrastructure.resilience.chaos",
     "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
@@ -238,6 +244,8 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetExhausted",
+    "Bulkhead",
+    "BulkheadConfig",
     "BulkheadFullError",
     "CacheRefreshFailed",
     "CacheServed",
@@ -308,6 +316,7 @@ __all__ = [
     "async_httpx_transport",
     "backoff",
     "breaker_of",
+    "bulkhead",
     "caller_attempt",
     "chaos",
     "circuit_breaker",

@@ -37,6 +37,7 @@ _BOOKS = frozenset(
     f"{__package__}.{name}"
     for name in (
         "_breaker",
+        "_bulkhead",
         "_bus",
         "_foreign",
         "_outside",
@@ -44,6 +45,7 @@ _BOOKS = frozenset(
         "_tries",
         "_windows",
         "budget",
+        "bulkhead",
         "circuit_breaker",
         "classify",
         "deadline",
