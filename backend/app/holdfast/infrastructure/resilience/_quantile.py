@@ -46,11 +46,12 @@ class Estimate:
 
     def _look(self, total: int) -> None:
         if total >= _MOST:
-            self._halve()
+            self.halve()
         if self.value is not None or total >= self.samples:
             self.value = self._find()
 
-    def _halve(self) -> None:
+    def halve(self) -> None:
+        """Let what was counted so far weigh half."""
         # What a count leaves over goes on to the next: no cumulative count is off by more than a half.
         counts, rest, total = self.counts, 0, 0
         for at, count in enumerate(counts):

@@ -26,7 +26,7 @@ GRACE = 0.05
 _OUTSIDE = (1, 0)
 
 # Attempts that took longer; a loop would not keep them.
-_stray: set[Task[None]] = set()
+strays: set[Task[None]] = set()
 
 
 class Field(Entry):
@@ -140,8 +140,8 @@ async def _settle(losers: set[Task[None]]) -> None:
     finally:
         for task in losers:
             if not task.done():
-                _stray.add(task)
-                task.add_done_callback(_stray.discard)
+                strays.add(task)
+                task.add_done_callback(strays.discard)
 
 
 async def run(policy: Hedge, stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
