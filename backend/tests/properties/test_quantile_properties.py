@@ -103,13 +103,12 @@ def test_no_value_is_out_of_range(values: list[float]) -> None:
 @given(samples=st.integers(1, 500))
 def test_nothing_is_said_before_enough_is_known(samples: int) -> None:
     """The estimate comes with value number `samples`, and stays."""
-    estimate = fed([0.25] * (samples - 1), 0.95, samples)
-    assert estimate.value is None
-    estimate.add(0.25)
-    assert estimate.value is not None
-    for _ in range(600):
+    estimate, seen = Estimate(0.95, samples), list[float | None]()
+    for _ in range(samples + 600):
         estimate.add(0.25)
-    assert estimate.value == pytest.approx(0.25, rel=RATIO - 1)
+        seen.append(estimate.value)
+    assert seen[: samples - 1] == [None] * (samples - 1)
+    assert seen[samples - 1 :] == [pytest.approx(0.25, rel=RATIO - 1)] * 601
 
 
 def test_it_fits_into_400_bytes() -> None:

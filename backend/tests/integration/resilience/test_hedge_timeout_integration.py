@@ -10,8 +10,6 @@ import pytest
 
 from backend.tests.integration.resilience._driver import Compose, Driver
 from backend.tests.integration.resilience._make import Make
-from holdfast.infrastructure.resilience import _race_tasks
-from holdfast.infrastructure.resilience._race_tasks import GRACE
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.clock import SYSTEM
 from holdfast.infrastructure.resilience.deadline import deadline_after, remaining
@@ -26,6 +24,8 @@ from holdfast.testing.faults import Script, fail, hang, succeed
 from holdfast.testing.recorder import EventRecorder
 
 WIDE = Window.calls(100)
+# How long a caller waits for cancelled attempts, at most.
+GRACE = 0.05
 
 
 def starts(script: Script) -> list[float]:
@@ -231,13 +231,13 @@ def test_stubborn_attempts_are_awaited_for_the_grace(
         with pytest.raises(asyncio.CancelledError):
             await task
         took = virtual_clock.elapsed - 1.5
-        assert len(_race_tasks.strays) == 2
+        assert len(asyncio.all_tasks()) == 1 + 2
         await virtual_clock.asleep(10.0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         return took
 
     assert virtual_clock.run(main()) == pytest.approx(later)
     assert ended == [6.5, 6.5]
-    assert not _race_tasks.strays
 
 
 def test_a_timeout_waits_for_the_grace_only(
@@ -316,6 +316,17 @@ def test_a_suspended_call_can_be_closed(virtual_clock: VirtualClock, make: Make)
     assert breaker.admit().probe
 
 
+def test_a_call_of_a_closed_loop_can_be_closed(virtual_clock: VirtualClock) -> None:
+    """A coroutine that outlives its loop is closed without a word: there is nothing left to cancel."""
+    suspended = Hedge(1.0)(Script(hang()).coroutine_function())()
+
+    async def main() -> None:
+        suspended.send(None)
+
+    virtual_clock.run(main())
+    suspended.close()
+
+
 def test_the_end_of_a_loop_ends_hedged_calls(
     virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -331,7 +342,6 @@ def test_the_end_of_a_loop_ends_hedged_calls(
     assert all(task.cancelled() for task in tasks)
     gc.collect()
     assert [record for record in caplog.records if record.name == "asyncio"] == []
-    assert not _race_tasks.strays
 
 
 def test_an_outcome_at_the_instant_of_the_alarm(driver: Driver) -> None:

@@ -42,7 +42,7 @@ class Attempt(_threads.Job):
 
     __slots__ = ("seen", "ticket")
 
-    def __init__(self, field: Field, number: int) -> None:
+    def __init__(self, field: Field) -> None:
         super().__init__(field.call, field.args, field.kwargs)
         self.done = field.event
         self.seen = False
@@ -76,9 +76,9 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
         _leave_if_lost()
         return result
 
-    for name in ("__module__", "__name__", "__qualname__"):
-        if hasattr(fn, name):
-            setattr(call, name, getattr(fn, name))
+    # What events of the policies below are named after.
+    call.__module__ = getattr(fn, "__module__", None) or "?"
+    call.__qualname__ = getattr(fn, "__qualname__", None) or repr(fn)
     return call
 
 
@@ -124,8 +124,9 @@ class Field:
 
     def start(self, number: int) -> None:
         """Start an attempt in the place."""
-        attempt = self.running[number] = Attempt(self, number)
+        attempt = Attempt(self)
         self.lane.start(attempt)
+        self.running[number] = attempt
 
     def rest(self, race: Race) -> None:
         """Wait for an outcome, or until the next hedge is due."""
@@ -159,7 +160,7 @@ class Field:
         for attempt in self.running.values():
             attempt.ticket.lost = True
             if self.lane.give_up(attempt):
-                if bus.entries:
+                if attempt.abandoned and bus.entries:
                     emit("WorkerAbandoned", race.name, abandoned=_threads.abandoned())
             else:
                 attempt.error = None  # it would close a circle: error, traceback, this attempt
