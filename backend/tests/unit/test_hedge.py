@@ -664,6 +664,25 @@ def test_the_attempt_number_is_that_of_the_retry(driver: Driver) -> None:
     assert current_attempt() == 1
 
 
+def test_the_attempt_number_is_that_of_the_nearest_retry(driver: Driver) -> None:
+    """In the second attempt of an outer retry, a hedge in the first attempt of an inner one is in attempt 1."""
+    seen: list[int] = []
+
+    async def call() -> None:
+        seen.append(current_attempt())
+
+    inner = driver.compose("decorators", Retry(2), Hedge(9.0), source=call)
+
+    async def outer() -> None:
+        if not seen:
+            seen.append(current_attempt())
+            raise ConnectionError
+        await driver.ask(inner)
+
+    driver.call(driver.decorate(Retry(2, wait=1.0), outer))
+    assert seen == [1, 1]
+
+
 def test_signatures_stay(driver: Driver) -> None:
     """Defaults, keywords and stars reach every attempt as the function declares them, policies below included."""
     seen: list[Any] = []
