@@ -77,6 +77,11 @@ from holdfast.infrastructure.resilience.fallback import Fallback as Fallback
 from holdfast.infrastructure.resilience.fallback import FallbackConfig as FallbackConfig
 from holdfast.infrastructure.resilience.fallback import fallback as fallback
 from holdfast.infrastructure.resilience.fallback import watch_degraded as watch_degraded
+from holdfast.infrastructure.resilience.hedge import Hedge as Hedge
+from holdfast.infrastructure.resilience.hedge import HedgeConfig as HedgeConfig
+from holdfast.infrastructure.resilience.hedge import Quantile as Quantile
+from holdfast.infrastructure.resilience.hedge import hedge as hedge
+from holdfast.infrastructure.resilience.hedge import hedge_errors as hedge_errors
 from holdfast.infrastructure.resilience.permit import Permit as Permit
 from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
 from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -156,6 +161,8 @@ __all__ = [
     "FallbackUsed",
     "Fault",
     "Gradient2",
+    "Hedge",
+    "HedgeConfig",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
@@ -166,6 +173,7 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "PropagationMiddleware",
+    "Quantile",
     "RateLimitedError",
     "Registry",
     "Resilient",
@@ -206,6 +214,8 @@ __all__ = [
     "deadline_after",
     "explain",
     "fallback",
+    "hedge",
+    "hedge_errors",
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",

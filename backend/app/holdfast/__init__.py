@@ -87,6 +87,11 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.fallback import FallbackConfig as FallbackConfig
     from holdfast.infrastructure.resilience.fallback import fallback as fallback
     from holdfast.infrastructure.resilience.fallback import watch_degraded as watch_degraded
+    from holdfast.infrastructure.resilience.hedge import Hedge as Hedge
+    from holdfast.infrastructure.resilience.hedge import HedgeConfig as HedgeConfig
+    from holdfast.infrastructure.resilience.hedge import Quantile as Quantile
+    from holdfast.infrastructure.resilience.hedge import hedge as hedge
+    from holdfast.infrastructure.resilience.hedge import hedge_errors as hedge_errors
     from holdfast.infrastructure.resilience.permit import Permit as Permit
     from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
     from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -164,6 +169,8 @@ _EXPORTS = {
     "FallbackUsed": "holdfast.infrastructure.resilience.events",
     "Fault": "holdfast.infrastructure.resilience.errors",
     "Gradient2": "holdfast.infrastructure.resilience.concurrency_limit",
+    "Hedge": "holdfast.infrastructure.resilience.hedge",
+    "HedgeConfig": "holdfast.infrastructure.resilience.hedge",
     "HedgeStarted": "holdfast.infrastructure.resilience.events",
     "HedgeWon": "holdfast.infrastructure.resilience.events",
     "HoldfastError": "holdfast.infrastructure.resilience.errors",
@@ -175,6 +182,7 @@ _EXPORTS = {
     "Policy": "holdfast.infrastructure.resilience.policy",
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
     "PropagationMiddleware": "holdfast.infrastructure.transport.propagation",
+    "Quantile": "holdfast.infrastructure.resilience.hedge",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
     "Registry": "holdfast.infrastructure.resilience.registry",
     "Resilient": "holdfast.infrastructure.resilience.registry",
@@ -217,6 +225,8 @@ _EXPORTS = {
     "deadline_after": "holdfast.infrastructure.resilience.deadline",
     "explain": "holdfast.infrastructure.resilience.pipeline",
     "fallback": "holdfast.infrastructure.resilience.fallback",
+    "hedge": "holdfast.infrastructure.resilience.hedge",
+    "hedge_errors": "holdfast.infrastructure.resilience.hedge",
     "httpx_transport": "holdfast.infrastructure.transport.http",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
     "outgoing_headers": "holdfast.infrastructure.transport.propagation",
@@ -279,6 +289,8 @@ __all__ = [
     "FallbackUsed",
     "Fault",
     "Gradient2",
+    "Hedge",
+    "HedgeConfig",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
@@ -289,6 +301,7 @@ __all__ = [
     "Policy",
     "ProbeExpired",
     "PropagationMiddleware",
+    "Quantile",
     "RateLimitedError",
     "Registry",
     "Resilient",
@@ -329,6 +342,8 @@ __all__ = [
     "deadline_after",
     "explain",
     "fallback",
+    "hedge",
+    "hedge_errors",
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",

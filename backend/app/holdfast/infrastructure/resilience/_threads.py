@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from holdfast.infrastructure.resilience.clock import Clock
     from holdfast.infrastructure.resilience.errors import TimeoutExceeded
+    from holdfast.infrastructure.resilience.hedge import Hedge
     from holdfast.infrastructure.resilience.timeout import Timeout, _Block
 
 # The signal's timer runs in real time; read by C code, because a signal may strike wherever Python code runs.
@@ -41,6 +42,9 @@ _BOOKS = frozenset(
         "_bus",
         "_foreign",
         "_outside",
+        "_quantile",
+        "_race",
+        "_race_threads",
         "_threads",
         "_tries",
         "_windows",
@@ -99,14 +103,14 @@ class Pool:
         self.idle = 0
         self.abandoned = 0
 
-    def lane(self, timeout: Timeout) -> Lane:
-        """Return the lane of a timeout, a new one after a fork."""
-        lane: Lane | None = timeout._lane
+    def lane(self, policy: Timeout | Hedge) -> Lane:
+        """Return the lane of a policy, a new one after a fork."""
+        lane: Lane | None = policy._lane
         if lane is None or lane.pool is not self:
             with self.lock:
-                lane = timeout._lane
+                lane = policy._lane
                 if lane is None or lane.pool is not self:
-                    lane = timeout._lane = Lane(self, timeout._config.workers)
+                    lane = policy._lane = Lane(self, policy._config.workers)
         return lane
 
     def start(self, lane: Lane, job: Job) -> None:
@@ -141,7 +145,7 @@ class Pool:
 
 
 class Lane:
-    """The workers that one Timeout may occupy, and the jobs that wait for one."""
+    """The workers that one policy may occupy, and the jobs that wait for one."""
 
     __slots__ = ("free", "pool", "waiting")
 
@@ -157,11 +161,26 @@ class Lane:
                 self.waiting.append(job)
                 return
             self.free -= 1
+        self.start(job)
+
+    def reserve(self) -> bool:
+        """Take a worker's place if one is free; return whether one was."""
+        with self.pool.lock:
+            found = self.free > 0
+            self.free -= found
+        return found
+
+    def cede(self) -> None:
+        """Give back a place that was taken and not used."""
+        with self.pool.lock:
+            self.free += 1
+
+    def start(self, job: Job) -> None:
+        """Start a job in a place that was taken."""
         try:
             self.pool.start(self, job)
         except BaseException:
-            with self.pool.lock:
-                self.free += 1
+            self.cede()
             raise
 
     def run(self, job: Job, clock: Clock, seconds: float) -> bool:

@@ -38,6 +38,10 @@ class Entry:
     token: Token[float | None] | None
     when: float
 
+    def expire(self) -> None:
+        """Cancel the call: its time has come."""
+        self.task.cancel()
+
 
 class Queue:
     """The calls of one duration on one loop that have not expired, in the order of their expiry."""
@@ -58,7 +62,7 @@ class Queue:
         self.handle = self.loop.call_at(when, self.fire, context=self.context)
 
     def fire(self) -> None:
-        """Cancel the calls that are due and wait for the next; without one, leave the loop's queues."""
+        """Tell the calls that are due and wait for the next; without one, leave the loop's queues."""
         now = self.time()
         due: list[Entry] = []
         for entry in self.entries:
@@ -71,7 +75,7 @@ class Queue:
             self.queues.pop(self.seconds, None)
         for entry in due:
             del self.entries[entry]
-            entry.task.cancel()
+            entry.expire()
 
 
 class Queues(dict[float, Queue]):
@@ -110,6 +114,15 @@ def _open(loop: Any, seconds: float) -> Queue:
     except AttributeError:
         queues = loop._holdfast_timers = Queues()
     return queues.open(loop, seconds)
+
+
+def queue(loop: Any, seconds: float) -> Queue:
+    """Return the queue of a loop for calls of `seconds`."""
+    try:
+        found: Queue = loop._holdfast_timers[seconds]
+    except (AttributeError, KeyError):
+        return _open(loop, seconds)
+    return found
 
 
 _get, _set = _deadline.get, _deadline.set
