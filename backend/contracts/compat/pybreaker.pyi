@@ -33,7 +33,7 @@ __all__ = [
     "CircuitRedisStorage",
 ]
 
-class CircuitBreakerListener(pybreaker.CircuitBreakerListener):
+class CircuitBreakerListener:
     """What a breaker tells: override any of these. pybreaker's listeners are taken as well."""
 
     def before_call(self, cb: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -126,7 +126,7 @@ class CircuitBreaker:
         """Admit trials now."""
 
     def close(self) -> None:
-        """Close now."""
+        """Close now, with nothing counted."""
 
     @property
     def excluded_exceptions(self) -> tuple[type[BaseException] | Callable[[Any], bool], ...]:

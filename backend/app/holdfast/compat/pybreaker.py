@@ -58,7 +58,7 @@ _pybreaker.join()
 _LEAST = sys.float_info.min
 
 
-class CircuitBreakerListener(pybreaker.CircuitBreakerListener):
+class CircuitBreakerListener:
     """What a breaker tells: override any of these. pybreaker's listeners are taken as well."""
 
     def before_call(self, cb: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -86,19 +86,26 @@ class CircuitBreakerState(str):
 
 
 class _Outside(Outside):
-    """The listeners and the storage, and the failures in a row that there were when the breaker opened."""
+    """The listeners and the storage, and the failures in a row, which an open breaker no longer has itself."""
 
     __slots__ = ("failures",)
 
     failures: int
 
+    def succeeded(self, machine: Machine) -> None:
+        """Forget the failures, and tell that a call succeeded."""
+        if machine.mode is CLOSED:
+            self.failures = 0
+        super().succeeded(machine)
+
+    def failed(self, machine: Machine, error: BaseException | None) -> None:
+        """Count a failure, and tell of it."""
+        self.failures = machine.counts().failures if machine.mode is CLOSED else self.failures + 1
+        super().failed(machine, error)
+
     def changed(self, machine: Machine, old: CircuitState, new: CircuitState) -> None:
-        """Remember the failures, and tell that the state changed."""
-        if old is CLOSED and new is OPEN and not self.failures:
-            self.failures = int(machine.config.window.size)
-        elif new is OPEN:
-            self.failures += 1
-        elif new is CLOSED:
+        """Forget the failures of a breaker that closes, and tell that the state changed."""
+        if new is CLOSED:
             self.failures = 0
         super().changed(machine, old, new)
 
@@ -229,22 +236,17 @@ class CircuitBreaker:
 
     def open(self) -> bool:
         """Open now, for the usual time; return whether a trip raises an error of its own."""
-        self._keep_failures()
         self._policy.open()
         return self._outside.throw_on_trip
 
     def half_open(self) -> None:
         """Admit trials now."""
-        self._keep_failures()
         self._policy.half_open()
 
-    def _keep_failures(self) -> None:
-        if self._policy.state is CLOSED:
-            self._outside.failures = self._policy.fail_counter
-
     def close(self) -> None:
-        """Close now."""
+        """Close now, with nothing counted."""
         self._policy.close()
+        self._outside.failures = 0
 
     @property
     def excluded_exceptions(self) -> tuple[type[BaseException] | Callable[[Any], bool], ...]:

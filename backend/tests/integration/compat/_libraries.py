@@ -89,6 +89,11 @@ class AgingStorage(pybreaker.CircuitMemoryStorage):
     def opened_at(self, datetime: datetime) -> None:
         self._at = self._clock.monotonic()
 
+    def age(self, seconds: float) -> None:
+        """Let the opening have been so much longer ago."""
+        assert self._at is not None
+        self._at -= seconds
+
 
 class Breakers:
     """pybreaker or `holdfast.compat.pybreaker`; time is the virtual clock's in both."""

@@ -9,7 +9,7 @@ import tenacity
 
 from backend.tests.integration.compat._libraries import Breakers, Retries
 from backend.tests.integration.resilience._driver import Driver, Mode, driver_of
-from backend.tests.integration.resilience._redis import connect, delete
+from backend.tests.integration.resilience._redis import CountingRedis, connect, delete
 from holdfast.compat import pybreaker as our_pybreaker
 from holdfast.compat import tenacity as our_tenacity
 from holdfast.testing.clock import VirtualClock
@@ -49,3 +49,10 @@ def redis_namespace(redis_url: str) -> Iterator[str]:
     yield namespace
     with connect(redis_url) as client:
         delete(client, namespace)
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[CountingRedis]:
+    """Give a client of the Redis at `redis_url` that remembers the commands it sends."""
+    with connect(redis_url) as client:
+        yield client
