@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
-import pybreaker
 from pybreaker import STATE_CLOSED as STATE_CLOSED
 from pybreaker import STATE_HALF_OPEN as STATE_HALF_OPEN
 from pybreaker import STATE_OPEN as STATE_OPEN
@@ -181,4 +180,6 @@ class CircuitBreaker:
         """
 
     @overload
-    def __call__(self, func: None = None, /, **options: bool) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
+    def __call__(
+        self, func: None = None, /, **options: bool
+    ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...

@@ -6,7 +6,7 @@ import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from holdfast.infrastructure.resilience import _compile
+from holdfast.infrastructure.resilience import _compile, _foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ def awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        result = fn(*args, **kwargs)
-        return await result if hasattr(type(result), "__await__") else result
+        result: Any = fn(*args, **kwargs)
+        return await result if _foreign._is_awaitable(result) else result
 
     return call
 

@@ -10,7 +10,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-import pybreaker
 from pybreaker import (
     STATE_CLOSED,
     STATE_HALF_OPEN,
@@ -23,16 +22,17 @@ from pybreaker import (
 
 from holdfast.compat._awaiting import awaiting, plain
 from holdfast.infrastructure.resilience import _pybreaker
-from holdfast.infrastructure.resilience._breaker import CLOSED, OPEN
+from holdfast.infrastructure.resilience._breaker import CLOSED, GIL, OPEN, Machine
 from holdfast.infrastructure.resilience._outside import Outside
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as _CircuitBreaker
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakerConfig
+from holdfast.infrastructure.resilience.errors import CircuitOpenError
 from holdfast.infrastructure.resilience.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
 
-    from holdfast.infrastructure.resilience._breaker import Machine
+    from holdfast.infrastructure.resilience._breaker import Change
     from holdfast.infrastructure.resilience.states import CircuitState
 
 _P = ParamSpec("_P")
@@ -110,6 +110,44 @@ class _Outside(Outside):
         super().changed(machine, old, new)
 
 
+class _Machine(Machine):
+    """A machine that takes the paths without a lock while nobody listens, though the call that trips it says so."""
+
+    __slots__ = ()
+
+    def set_fast(self) -> None:
+        """Allow or forbid the paths without a lock; only listeners hear of calls, and only a storage of failures."""
+        super().set_fast()
+        outside = self.outside
+        if outside is None or outside.listeners or outside._storage is not None:
+            return
+        if self.mode is CLOSED and GIL:
+            self.fast = self.window
+        if self.mode is OPEN:
+            self.shut = self.until
+
+    def set_listeners(self, listeners: tuple[Any, ...]) -> None:
+        """Replace the listeners."""
+        super().set_listeners(listeners)
+        self.set_fast()
+
+    def record(
+        self,
+        token: Any,
+        started: float,
+        failed: bool | None,  # noqa: FBT001  # as the machine's
+        hint: float | None = None,
+    ) -> Change | None:
+        """Count one outcome of a path without a lock; the error of a trip takes the place of the call's."""
+        change = super().record(token, started, failed, hint)
+        if change is None or change.new is not OPEN or type(self.outside) is not _Outside:
+            return change
+        self.outside.failures = int(self.config.window.size)
+        if self.outside.throw_on_trip:
+            raise CircuitOpenError(self.name, max(0.0, self.until - self.now()), OPEN) from sys.exception()
+        return change
+
+
 class CircuitBreaker:
     """Refuse calls after `fail_max` failures in a row, for `reset_timeout` seconds; then try again.
 
@@ -140,15 +178,16 @@ class CircuitBreaker:
         self._outside = self._connect(tuple(listeners or ()), throw=throw_new_error_on_trip)
 
     def _connect(self, listeners: tuple[Any, ...], *, throw: bool) -> _Outside:
-        machine, policy = self._policy._machine, self._policy
+        policy = self._policy
+        policy._machine = machine = _Machine(policy.name, policy.config)
         outside = _Outside(policy, (), self._storage, throw=throw)
         outside._breaker = self  # type: ignore[assignment]  # whom listeners hear of
         outside.failures = 0
         machine.outside = outside
-        machine.set_fast()
         # A storage says at once in which state this begins, and nobody is told of it.
         outside.poll(machine, machine.now())
-        outside.listeners = listeners
+        with machine.lock:
+            machine.set_listeners(listeners)
         return outside
 
     @property
@@ -236,12 +275,18 @@ class CircuitBreaker:
 
     def open(self) -> bool:
         """Open now, for the usual time; return whether a trip raises an error of its own."""
+        self._keep_failures()
         self._policy.open()
         return self._outside.throw_on_trip
 
     def half_open(self) -> None:
         """Admit trials now."""
+        self._keep_failures()
         self._policy.half_open()
+
+    def _keep_failures(self) -> None:
+        if self._policy.state is CLOSED:
+            self._outside.failures = self._policy.fail_counter
 
     def close(self) -> None:
         """Close now, with nothing counted."""
@@ -280,10 +325,11 @@ class CircuitBreaker:
 
     def add_listener(self, listener: Any) -> None:
         """Add an object with any of the methods of `CircuitBreakerListener`."""
-        self._policy.add_listener(listener)
+        self.add_listeners(listener)
 
     def add_listeners(self, *listeners: Any) -> None:
         """Add several."""
+        self._keep_failures()
         for listener in listeners:
             self._policy.add_listener(listener)
 
@@ -315,7 +361,9 @@ class CircuitBreaker:
     @overload
     def __call__(self, func: Callable[_P, _T], /) -> Callable[_P, _T]: ...
     @overload
-    def __call__(self, func: None = None, /, **options: bool) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
+    def __call__(
+        self, func: None = None, /, **options: bool
+    ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
     def __call__(self, func: Any = None, /, **options: bool) -> Any:
         """Decorate `func`, with or without parentheses; TypeError for generator functions.
 

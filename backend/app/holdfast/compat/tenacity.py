@@ -392,13 +392,14 @@ class _Call(_foreign.ForeignTries):
 
     def over(self) -> Any:
         """End a call that was stopped: return what `retry_error_callback` returns, or raise."""
-        state, retrying = self.state, self.retrying
+        retrying, state = self.retrying, self.state
+        # Errors lead to this frame: nothing in it may lead back to them.
+        self.state = None
         if retrying.retry_error_callback:
             return retrying.retry_error_callback(state)
         error = state.outcome.exception()
         failure = retrying.retry_error_cls(state.outcome)
-        # Errors lead to this frame: nothing in it may lead back to them.
-        self.state = state = None
+        del state
         try:
             if not retrying.reraise:
                 raise failure from error

@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pybreaker
 import pytest
@@ -196,8 +196,11 @@ def test_no_time_at_all_is_a_time(breakers: Breakers) -> None:
 
 def test_excluded_errors_do_not_count(breakers: Breakers) -> None:
     """Errors of an excluded type, of one derived from it, or that a predicate names, open nothing."""
-    exclude = [ValueError, lambda error: isinstance(error, OSError) and error.errno == 4]
-    breaker = breakers.breaker(fail_max=2, exclude=exclude)
+
+    def is_interrupted(error: BaseException) -> bool:
+        return isinstance(error, OSError) and error.errno == 4
+
+    breaker = breakers.breaker(fail_max=2, exclude=[ValueError, is_interrupted])
     for error in (ValueError(), Invalid(), OSError(4, "x")):
         assert not breaker.is_system_error(error)
         assert breakers.outcome(breaker, Script(fail(error))) is error
@@ -657,7 +660,7 @@ def test_difference_clock(breakers: Breakers) -> None:
     breakers.clock.step_wall_clock(-3600)
     if not breakers.ours:
         # What pybreaker makes of a computer's clock that was set back.
-        vars(breaker)["_state_storage"].age(-3600)
+        cast("Any", vars(breaker))["_state_storage"].age(-3600)
     breakers.clock.advance(10.1)
     assert breakers.letters(breaker, "S") == ("S" if breakers.ours else "R")
 
@@ -726,6 +729,40 @@ def test_the_policy_goes_into_a_pipeline(virtual_clock: VirtualClock) -> None:
     assert breaker.current_state == "open"
     guarded = breaker(script("S").function())
     assert breaker_of(guarded) is breaker.policy
+
+
+STEPS = "FSFFFFSSFSFFFSSSFFFFFSSFSFFFSFSF"
+
+
+def story(breaker: Any, clock: VirtualClock, log: Log | None, *, is_async: bool) -> list[tuple[Any, ...]]:
+    """Play a long script, 4 s a step; a listener is added after three; return what came of each."""
+    source, found = script(STEPS), list[tuple[Any, ...]]()
+    ask, aask = breaker(source.function()), breaker(source.coroutine_function())
+    for at in range(60):
+        if at == 3 and log is not None:
+            breaker.add_listener(log)
+        try:
+            outcome = clock.run(aask()) if is_async and at % 2 else ask()
+        except Exception as error:
+            outcome = error
+        counters = breaker.fail_counter, breaker.success_counter
+        found.append((letter(outcome), breaker.current_state, *counters))
+        clock.advance(4.0)
+    return found
+
+
+@pytest.mark.parametrize("heard", ["by nobody", "by a listener", "by one that was added"])
+def test_who_listens_changes_nothing(virtual_clock: VirtualClock, heard: str) -> None:
+    """Outcomes, counters and states are pybreaker's, whether anybody listens or not, in sync and async calls."""
+    log = Log()
+    listeners = [log] if heard == "by a listener" else []
+    added = log if heard == "by one that was added" else None
+    theirs = Breakers(pybreaker, virtual_clock).breaker(3, 10, 2)
+    expected = story(theirs, virtual_clock, None, is_async=False)
+    breaker = compat.CircuitBreaker(3, 10, 2, listeners=listeners)
+    assert story(breaker, virtual_clock, added, is_async=True) == expected
+    assert {step[1] for step in expected} == {"closed", "open", "half-open"}
+    assert bool(log.seen) is (heard != "by nobody")
 
 
 def test_settings_assigned_by_threads_are_not_lost() -> None:

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type, cast
 
 import pytest
 import tenacity
@@ -35,6 +35,31 @@ FIGURES = {"start_time", "attempt_number", "idle_for", "delay_since_first_attemp
 
 class Refused(Exception):
     """An error of a user's own."""
+
+
+def number(rs: tenacity.RetryCallState) -> int:
+    """Return the attempt's number; the parameter is not called as strategies' usually are."""
+    return rs.attempt_number
+
+
+def is_third(rs: tenacity.RetryCallState) -> bool:
+    """Stop after three attempts."""
+    return rs.attempt_number == 3
+
+
+def fails_or_gives_one(rs: tenacity.RetryCallState) -> bool:
+    """Judge errors and results."""
+    outcome: Any = rs.outcome
+    return bool(outcome.failed or outcome.result() == 1)
+
+
+def refuse_all(rs: tenacity.RetryCallState) -> None:
+    """Raise, for a callback that must not be called."""
+    raise Refused
+
+
+def quiet(rs: tenacity.RetryCallState) -> None:
+    """End a loop without an error."""
 
 
 # What it does when it is given nothing
@@ -131,7 +156,7 @@ def test_a_result_that_is_accepted_is_returned(retries: Retries) -> None:
 
 def test_retry_error_callback_has_the_last_word(retries: Retries) -> None:
     """What `retry_error_callback` returns is the result of a call that would have raised RetryError."""
-    fn = retries.retry(script("F"), stop=three, retry_error_callback=lambda state: state.attempt_number)
+    fn = retries.retry(script("F"), stop=three, retry_error_callback=number)
     assert retries.outcome(fn) == 3
 
 
@@ -192,7 +217,7 @@ def test_sleep_is_asked_for_no_time_too(retries: Retries) -> None:
         (tenacity.stop_after_attempt(2) | tenacity.stop_never, 2),
         (tenacity.stop_after_attempt(2) & tenacity.stop_after_attempt(4), 4),
         (tenacity.stop_any(tenacity.stop_after_delay(0), tenacity.stop_never), 1),
-        (lambda rs: rs.attempt_number == 3, 3),
+        (is_third, 3),
     ],
     ids=["either", "both", "after delay", "function"],
 )
@@ -206,7 +231,7 @@ def test_stop_decides_on_the_attempts(retries: Retries, stop: Any, attempts: int
 def test_retry_may_be_any_function_of_the_state(retries: Retries) -> None:
     """A plain function of the state judges errors and results, whatever its parameter is called."""
     source = Script(fail(), succeed(1), succeed(2))
-    fn = retries.retry(source, retry=lambda rs: rs.outcome.failed or rs.outcome.result() == 1)
+    fn = retries.retry(source, retry=fails_or_gives_one)
     assert (retries.outcome(fn), source.calls) == (2, 3)
 
 
@@ -398,7 +423,7 @@ def test_disabled_calls_once(retries: Retries) -> None:
     for use in ("decorator", "call", "loop"):
         source = script("F")
         fn = retries.driver.function(source)
-        retrying = retries.retrying(enabled=False, before=lambda state: retries.slept.append(9))
+        retrying = retries.retrying(enabled=False, before=refuse_all)
         if use == "decorator":
             error = retries.outcome(retrying.wraps(fn))
         elif use == "call":
@@ -569,13 +594,17 @@ def test_a_loop_ends_as_a_call_does(retries: Retries) -> None:
         raise ConnectionError(attempt.retry_state.attempt_number)
 
     over: list[int] = []
+
+    def note(rs: tenacity.RetryCallState) -> None:
+        over.append(rs.attempt_number)
+
     error = retries.loop(retries.retrying(stop=three), fails)
     assert (type(error), error.last_attempt.attempt_number) == (tenacity.RetryError, 3)
     error = retries.loop(retries.retrying(stop=three, reraise=True), fails)
     assert (type(error), error.args) == (ConnectionError, (3,))
     error = retries.loop(retries.retrying(retry=tenacity.retry_if_exception_type(KeyError)), fails)
     assert (type(error), error.args) == (ConnectionError, (1,))
-    callback = retries.retrying(stop=three, retry_error_callback=lambda rs: over.append(rs.attempt_number))
+    callback = retries.retrying(stop=three, retry_error_callback=note)
     assert (retries.loop(callback, fails), over) == (None, [3])
 
 
@@ -665,6 +694,36 @@ def test_code_that_asks_for_tenacity_s_types_takes_ours() -> None:
     ]
 
 
+def test_decorated_functions_keep_their_types() -> None:
+    """To a type checker too a decorated function takes and returns what it did, and has tenacity's attributes."""
+
+    @compat.retry
+    def ask(first: int, *, second: str = "") -> bytes:
+        return second.encode() * first
+
+    @compat.retry(stop=three, before=quiet)
+    async def aask(first: int) -> bytes:
+        return bytes(first)
+
+    async def main() -> bytes:
+        return await aask(2)
+
+    class Client:
+        @compat.retry(reraise=True)
+        def ask(self, first: int) -> bytes:
+            return bytes(first)
+
+    assert_type(ask(1, second="x"), bytes)
+    assert_type(ask.retry_with(stop=three)(2), bytes)
+    assert_type(ask.retry, compat.Retrying | compat.AsyncRetrying)
+    assert_type(ask.statistics["attempt_number"], Any)
+    assert_type(compat.Retrying()(bytes, 2), bytes)
+    assert_type(Client().ask(2), bytes)
+    assert VirtualClock().run(main()) == b"\0\0"
+    with pytest.raises(tenacity.RetryError):
+        ask.retry_with(stop=three)(1, second=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def test_a_strategy_in_the_function_s_place_is_noticed(retries: Retries) -> None:
     """`retry()(retry_if_exception_type())`, a slip for `retry=`, warns."""
     with pytest.warns(UserWarning, match="did you mean retry=retry_if_exception_type"):
@@ -743,14 +802,12 @@ def test_difference_generators() -> None:
     async def anumbers() -> Any:
         yield 1
 
-    assert list(tenacity.retry(stop=three)(lambda: [*range(2)])()) == [0, 1]
     with pytest.raises(ConnectionError):
         list(tenacity.retry(stop=three)(numbers)())
-    for fn in (numbers, anumbers):
-        with pytest.raises(TypeError, match="generator function"):
-            compat.retry(stop=three)(fn)
-        with pytest.raises(TypeError, match="generator function"):
-            compat.Retrying()(fn)
+    for use in (compat.retry(stop=three), compat.retry, compat.Retrying()):
+        for fn in (numbers, anumbers):
+            with pytest.raises(TypeError, match="generator function"):
+                cast("Any", use)(fn)
 
 
 def test_difference_async_in_sync() -> None:
@@ -765,7 +822,7 @@ def test_difference_async_in_sync() -> None:
     silently: Any = tenacity.Retrying()(ask)
     silently.close()
     with pytest.raises(TypeError, match="use AsyncRetrying"):
-        _ = compat.Retrying()(ask)
+        cast("Any", compat.Retrying())(ask)
     with pytest.raises(TypeError, match="use AsyncRetrying"):
         compat.Retrying().wraps(ask)
     with pytest.raises(TypeError, match="must be awaited"):
@@ -827,7 +884,7 @@ def test_difference_statistics() -> None:
             return int(fn.statistics["attempt_number"])
 
         found = await asyncio.gather(body("slow", 0.0), body("quick", 1.5))
-        return found, fn.statistics["attempt_number"]
+        return [*found], fn.statistics["attempt_number"]
 
     assert VirtualClock().run(play(tenacity)) == ([1, 1], 1)
     assert VirtualClock().run(play(compat)) == ([3, 1], 1)
@@ -920,9 +977,7 @@ def test_difference_shared_async_object() -> None:
     """One `AsyncRetrying` for many tasks: each loop and call makes its own attempts."""
 
     async def play(module: Any) -> list[int]:
-        retrying = module.AsyncRetrying(
-            stop=module.stop_after_attempt(3), retry_error_callback=lambda _: None
-        )
+        retrying = module.AsyncRetrying(stop=module.stop_after_attempt(3), retry_error_callback=quiet)
         attempts = Counter[int]()
 
         async def body(number: int) -> None:
@@ -980,9 +1035,9 @@ def test_difference_clock(virtual_clock: VirtualClock) -> None:
     fn = compat.retry(wait=compat.wait_fixed(3600), stop=compat.stop_after_delay(7000))(
         script("F").function()
     )
-    with pytest.raises(tenacity.RetryError):
+    with pytest.raises(tenacity.RetryError) as _:
         fn()
-    assert virtual_clock.sleeps == (3600, 3600)
+    assert [*virtual_clock.sleeps] == [3600, 3600]
     figures = dict(fn.statistics)
     assert figures == {
         "start_time": 1000.0,
