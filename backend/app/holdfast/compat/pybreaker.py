@@ -22,7 +22,8 @@ from pybreaker import (
 
 from holdfast.compat._awaiting import awaiting, plain
 from holdfast.infrastructure.resilience import _pybreaker
-from holdfast.infrastructure.resilience._breaker import CLOSED, GIL, OPEN, Machine
+from holdfast.infrastructure.resilience._breaker import CLOSED, OPEN, Machine
+from holdfast.infrastructure.resilience._compile import GIL
 from holdfast.infrastructure.resilience._outside import Outside
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker as _CircuitBreaker
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakerConfig
@@ -94,7 +95,7 @@ class _Outside(Outside):
 
     def succeeded(self, machine: Machine) -> None:
         """Forget the failures, and tell that a call succeeded."""
-        if machine.mode is CLOSED:
+        if machine.mode is not OPEN:
             self.failures = 0
         super().succeeded(machine)
 
