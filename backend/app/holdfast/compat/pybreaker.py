@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
 
     from holdfast.infrastructure.resilience._breaker import Change
-    from holdfast.infrastructure.resilience.states import CircuitState
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -103,12 +102,6 @@ class _Outside(Outside):
         """Count a failure, and tell of it."""
         self.failures = machine.counts().failures if machine.mode is CLOSED else self.failures + 1
         super().failed(machine, error)
-
-    def changed(self, machine: Machine, old: CircuitState, new: CircuitState) -> None:
-        """Forget the failures of a breaker that closes, and tell that the state changed."""
-        if new is CLOSED:
-            self.failures = 0
-        super().changed(machine, old, new)
 
 
 class _Machine(Machine):
@@ -292,7 +285,6 @@ class CircuitBreaker:
     def close(self) -> None:
         """Close now, with nothing counted."""
         self._policy.close()
-        self._outside.failures = 0
 
     @property
     def excluded_exceptions(self) -> tuple[type[BaseException] | Callable[[Any], bool], ...]:

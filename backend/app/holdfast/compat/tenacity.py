@@ -294,7 +294,7 @@ class _Call(_foreign.ForeignTries):
         self.judges = _judges(retrying.retry)
         self.stopped = False
         self.recent = engine.recent
-        self.recent.put(self.statistics)
+        self._show()
 
     @property
     def name(self) -> str:
@@ -354,12 +354,20 @@ class _Call(_foreign.ForeignTries):
         elif seconds > 0:
             await super().asleep(seconds)
 
+    def done(self, result: Any) -> Any:
+        """Note that a call succeeded."""
+        self._show()
+        return super().done(result)
+
+    def _show(self) -> None:
+        """Let `statistics` tell of this call, and again after the function may have called itself."""
+        self.recent.put(self.statistics)
+
     def _note(self, error: Exception | None, result: object) -> None:
         since = self.statistics["delay_since_first_attempt"]
         super()._note(error, result)
         self.statistics["delay_since_first_attempt"] = since
-        # The function may have called itself.
-        self.recent.put(self.statistics)
+        self._show()
 
     def _wanted(self, error: Exception | None, verdict: Verdict) -> Generator[Any, Any, bool]:
         if isinstance(error, TryAgain):
@@ -448,11 +456,15 @@ def _attempts(retrying: BaseRetrying, fn: Any, args: tuple[Any, ...], kwargs: di
     if engine.of(retrying)[1]:
         return _loop(_Call(retrying, fn, args, kwargs), fn, None, ended=False)
     begun = ambient.monotonic()
-    engine.recent.put(_first(begun))
+    figures = _first(begun)
+    engine.recent.put(figures)
     try:
-        return fn(*args, **kwargs)
+        result = fn(*args, **kwargs)
     except Exception as raised:  # judged below, and raised again if it is final
         error = raised
+    else:
+        engine.recent.put(figures)
+        return result
     try:
         return _loop(_Call(retrying, fn, args, kwargs, begun), fn, error, ended=True)
     finally:
@@ -484,11 +496,15 @@ async def _acall(retrying: BaseRetrying, fn: Any, args: tuple[Any, ...], kwargs:
     if engine.of(retrying)[1]:
         return await _aloop(_Call(retrying, fn, args, kwargs), awaited, None, ended=False)
     begun = ambient.monotonic()
-    engine.recent.put(_first(begun))
+    figures = _first(begun)
+    engine.recent.put(figures)
     try:
-        return await awaited(*args, **kwargs)
+        result = await awaited(*args, **kwargs)
     except Exception as raised:  # judged below, and raised again if it is final
         error = raised
+    else:
+        engine.recent.put(figures)
+        return result
     try:
         return await _aloop(_Call(retrying, fn, args, kwargs, begun), awaited, error, ended=True)
     finally:

@@ -357,6 +357,21 @@ def test_statistics_are_there_while_it_runs(retries: Retries) -> None:
     assert seen == [1, (2, 1), 2, (3, 2), 3]
 
 
+def test_the_time_in_the_statistics_is_of_the_last_failure(retries: Retries) -> None:
+    """`delay_since_first_attempt` is from the first attempt to the outcome that was retried last."""
+    seen: list[Any] = []
+
+    def look(state: tenacity.RetryCallState) -> None:
+        seen.append(state.retry_object.statistics["delay_since_first_attempt"])
+        assert seen[-1] == state.seconds_since_start
+
+    unwanted = tenacity.retry_if_result(lambda found: found < 3)
+    fn = retries.retry(Script(*(succeed(n, after=0.5) for n in (1, 2, 3))), retry=unwanted, before_sleep=look)
+    assert retries.outcome(fn) == 3
+    assert len(seen) == 2
+    assert fn.statistics["delay_since_first_attempt"] == seen[-1]
+
+
 def test_statistics_are_seen_through_other_decorators(retries: Retries) -> None:
     """A wrapper that was made by functools.wraps shows the figures of later calls."""
     fn = retries.retry(script("FS"))
@@ -887,7 +902,7 @@ def test_difference_statistics() -> None:
         return [*found], fn.statistics["attempt_number"]
 
     assert VirtualClock().run(play(tenacity)) == ([1, 1], 1)
-    assert VirtualClock().run(play(compat)) == ([3, 1], 1)
+    assert VirtualClock().run(play(compat)) == ([3, 1], 3)
 
 
 def test_statistics_of_threads_are_apart() -> None:
@@ -955,22 +970,26 @@ def test_statistics_keep_no_task_alive(virtual_clock: VirtualClock) -> None:
 
 
 def test_a_recursive_call_has_figures_of_its_own(driver: Driver) -> None:
-    """A function that calls itself finds its own figures again after it failed."""
-    seen: list[Any] = []
+    """A function that calls itself finds its own figures again when it has ended, well or not."""
+    left, seen = Counter({0: 2, 1: 1}), list[Any]()
 
     async def ask(depth: int) -> None:
         if depth:
-            await driver.ask(fn, 0)
-        raise ConnectionError(depth)
+            await driver.ask(fn, depth - 1)
+        if left[depth]:
+            left[depth] -= 1
+            raise ConnectionError
 
     def look(state: tenacity.RetryCallState) -> None:
-        seen.append((state.args, state.retry_object.statistics["attempt_number"]))
+        seen.append((state.args[0], state.retry_object.statistics["attempt_number"]))
 
     retries = Retries(compat, driver)
-    fn = retries.retry(ask, stop=tenacity.stop_after_attempt(2), before_sleep=look)
-    assert isinstance(retries.outcome(fn, 1), tenacity.RetryError)
-    assert seen == [((0,), 2), ((1,), 2), ((0,), 2)]
-    assert fn.statistics["attempt_number"] == 2
+    fn = retries.retry(ask, before_sleep=look)
+    retries.outcome(fn, 1)
+    assert (seen, fn.statistics["attempt_number"]) == ([(0, 2), (0, 3), (1, 2)], 2)
+    left.update({0: 2})
+    retries.outcome(fn, 1)
+    assert (seen[3:], fn.statistics["attempt_number"]) == ([(0, 2), (0, 3)], 1)
 
 
 def test_difference_shared_async_object() -> None:
