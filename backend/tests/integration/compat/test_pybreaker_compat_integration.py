@@ -150,7 +150,7 @@ def test_an_unknown_state_is_refused(breakers: Breakers) -> None:
     breaker = breakers.breaker()
     with pytest.raises(ValueError, match="'ajar'"):
         breaker.state = "ajar"
-    assert breaker.current_state == "closed"
+    assert (breaker.current_state, breaker.state.name) == ("closed", "closed")
 
 
 def test_the_name_can_be_changed(breakers: Breakers) -> None:
@@ -545,6 +545,26 @@ def test_an_option_of_tornado_s_days_is_taken(virtual_clock: VirtualClock) -> No
         virtual_clock.run(guarded())
     with pytest.raises(TypeError, match="unknown options: other"):
         breaker(other=True)
+
+
+def test_a_bound_coroutine_method_can_be_guarded(virtual_clock: VirtualClock) -> None:
+    """A bound `async def` method is awaited under the breaker, and stays a coroutine function."""
+    breaker, source = compat.CircuitBreaker(fail_max=1), script("F")
+    guarded: Any = breaker(source.async_)
+    assert inspect.iscoroutinefunction(guarded)
+    with pytest.raises(pybreaker.CircuitBreakerError):
+        virtual_clock.run(guarded())
+    assert breaker.current_state == "open"
+
+
+def test_states_can_be_assigned(virtual_clock: VirtualClock) -> None:
+    """A state's string that is assigned to `state` sets it, and is told."""
+    log = Log()
+    breaker = compat.CircuitBreaker(listeners=[log])
+    for state in (compat.STATE_OPEN, compat.STATE_HALF_OPEN, compat.STATE_CLOSED):
+        cast("Any", breaker).state = state
+        assert (breaker.current_state, breaker.state) == (state, state)
+    assert len(log.seen) == 3
 
 
 def test_a_block_in_a_task_is_its_own(virtual_clock: VirtualClock) -> None:

@@ -305,7 +305,7 @@ def test_the_loggers_write_the_same(retries: Retries, caplog: pytest.LogCaptureF
     name = re.escape(f"{fn.__module__}.{fn.__qualname__}")
     patterns = [
         f"Starting call to '{name}', this is the 1st time calling it.",
-        rf"Finished call to '{name}' after [0-9.]+\(s\), this was the 1st time calling it.*",
+        rf"Finished call to '{name}' after [0-9.e-]+\(s\), this was the 1st time calling it.*",
         f"Retrying {name} in 2(.0)? seconds as it raised ConnectionError.*",
         f"Starting call to '{name}', this is the 2nd time calling it.",
     ]
