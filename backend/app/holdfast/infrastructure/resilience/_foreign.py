@@ -321,7 +321,10 @@ async def loop_async(
 def _end(tries: ForeignTries, error: Exception | None, result: Any) -> Any:
     if error is None and not tries.refused:
         return tries.done(result)
-    return _tries.end(error, result)
+    try:
+        return _tries.end(error, result)
+    finally:
+        del error
 
 
 def _retry(stack: Stack, at: int) -> Retry:

@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on holdfast's engine, so that a service migrates by one import."""
