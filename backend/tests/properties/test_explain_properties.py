@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 
 from holdfast.infrastructure.resilience.backoff import Backoff
 from holdfast.infrastructure.resilience.budget import RetryBudget
+from holdfast.infrastructure.resilience.bulkhead import Bulkhead
+from holdfast.infrastructure.resilience.chaos import Chaos
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.clock import use_clock
+from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit
+from holdfast.infrastructure.resilience.fallback import Fallback
+from holdfast.infrastructure.resilience.hedge import Hedge, Quantile
 from holdfast.infrastructure.resilience.pipeline import Explanation, Pipeline
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.retry import Retry
+from holdfast.infrastructure.resilience.throttle import Throttle
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.infrastructure.resilience.window import Window
 from holdfast.testing.clock import VirtualClock
@@ -52,7 +58,32 @@ breakers = st.builds(
     window=st.sampled_from((Window.consecutive(3), Window.calls(4), Window.seconds(10.0))),
     min_calls=st.integers(1, 4),
 )
-policies: st.SearchStrategy[Policy] = st.one_of(retries, breakers, st.builds(Timeout, some_seconds))
+hedges = st.builds(
+    Hedge,
+    some_seconds | st.builds(Quantile, st.just(0.9), initial=some_seconds, samples=st.just(10)),
+    max_hedges=st.integers(1, 3),
+    budget=st.none() | st.builds(RetryBudget, st.just("budget")),
+)
+limits = st.sampled_from(
+    (
+        lambda: Bulkhead(1),
+        lambda: Bulkhead(2, queue=1, max_wait=1.0),
+        Throttle,
+        lambda: ConcurrencyLimit(initial=2),
+    )
+).map(lambda make: make())
+chaos = st.builds(
+    Chaos,
+    rate=st.sampled_from((0.0, 0.3, 1.0)),
+    latency=st.none() | some_seconds,
+    error=st.just(ConnectionError),
+    seed=st.integers(0, 9),
+    enabled=st.booleans(),
+)
+fallbacks = st.sampled_from((None, ConnectionError)).map(lambda on: Fallback("stale", on=on))
+policies: st.SearchStrategy[Policy] = st.one_of(
+    retries, breakers, st.builds(Timeout, some_seconds), hedges, limits, chaos, fallbacks
+)
 pipelines = st.lists(policies, min_size=1, max_size=5).map(lambda parts: Pipeline(*parts, name="service"))
 
 steps: st.SearchStrategy[Step] = st.one_of(
