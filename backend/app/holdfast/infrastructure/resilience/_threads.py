@@ -38,6 +38,8 @@ _BOOKS = frozenset(
     for name in (
         "_breaker",
         "_bus",
+        "_cache",
+        "_cache_calls",
         "_foreign",
         "_outside",
         "_threads",
