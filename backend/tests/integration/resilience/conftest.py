@@ -42,6 +42,12 @@ def make(seeded_random: int) -> Make:
 
 
 @pytest.fixture
+def chaos_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chaos policies work whatever the environment of whoever runs the tests says."""
+    monkeypatch.delenv("HOLDFAST_CHAOS", raising=False)
+
+
+@pytest.fixture
 def redis_namespace(redis_url: str) -> Iterator[str]:
     """Give a namespace that nobody else uses in the Redis at `redis_url`, and delete its keys afterwards."""
     namespace = f"holdfast-test-{uuid4().hex}"

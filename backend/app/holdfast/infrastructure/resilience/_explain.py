@@ -5,12 +5,15 @@ from __future__ import annotations
 from math import prod
 
 from holdfast.infrastructure.resilience._bounds import FOREVER, Bounds
+from holdfast.infrastructure.resilience.chaos import Chaos
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
+from holdfast.infrastructure.resilience.fallback import Fallback
 from holdfast.infrastructure.resilience.retry import Retry, _Bound
 from holdfast.infrastructure.resilience.timeout import Timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from holdfast.infrastructure.resilience.pipeline import Explanation
@@ -52,6 +55,8 @@ def _warnings(policies: tuple[Policy, ...]) -> list[str]:
     for at, policy in enumerate(policies):
         if isinstance(policy, Timeout) and any(isinstance(one, _BREAKERS) for one in policies[at + 1 :]):
             found += _timeout_around(policies, at)
+    found += _fallback_inside(policies)
+    found += _chaos_around(policies)
     return found
 
 
@@ -94,6 +99,23 @@ def _timeout_around(policies: tuple[Policy, ...], at: int) -> list[str]:
     return [
         "timeout around a circuit breaker: to the breaker a timeout is a cancellation; put the breaker outside it"
     ]
+
+
+def _fallback_inside(policies: tuple[Policy, ...]) -> Iterator[str]:
+    """Warn of a fallback that hides failures from what must see them."""
+    for at, policy in enumerate(policies):
+        if not isinstance(policy, Fallback):
+            continue
+        for kinds, who in ((Retry, "retry"), (_BREAKERS, "circuit breaker")):
+            if any(isinstance(one, kinds) for one in policies[:at]):
+                yield f"fallback inside {who}: to the {who} its answers are successes; put the fallback outermost"
+
+
+def _chaos_around(policies: tuple[Policy, ...]) -> Iterator[str]:
+    for at, policy in enumerate(policies):
+        inside = [one for one in policies[at + 1 :] if not isinstance(one, Chaos)]
+        if isinstance(policy, Chaos) and inside:
+            yield f"chaos around {type(inside[0]).__name__}, which sees none of its faults; put the chaos innermost"
 
 
 def text(explanation: Explanation) -> str:
