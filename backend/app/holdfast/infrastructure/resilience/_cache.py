@@ -111,6 +111,7 @@ class Flight:
         "result",
         "stale",
         "task",
+        "twin",
         "until",
         "waiters",
     )
@@ -130,6 +131,7 @@ class Flight:
         self.waiters = 0
         self.result: Any = None
         self.error: Exception | None = None
+        self.twin: Exception | None = None
         self.stale: Entry | None = None
 
     def enter(self) -> Node | None:
@@ -311,22 +313,29 @@ class State:
         return list({**self.functions, **{id(fn): fn for fn in flights}}.values())
 
     def _keys(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Key]:
-        """Yield the keys of a call: that of the decorated function, and that of `Cache.call`."""
+        """Yield the keys that a call of `fn` may have: that of the decorated function, and that of `Cache.call`."""
         from inspect import signature
 
+        own = self.config.key
         try:
             bound = signature(fn, follow_wrapped=False).bind(*args, **kwargs)
-        except (TypeError, ValueError):
+        except TypeError:
+            return
+        except ValueError:  # a C function that does not say what it takes
+            yield fn, *((args, items(kwargs)) if own is None else (own(*args, **kwargs),))
             return
         bound.apply_defaults()
-        if self.config.key is not None:
-            yield fn, self.config.key(*bound.args, **bound.kwargs)
-            if (bound.args, bound.kwargs) != (args, kwargs):
-                yield fn, self.config.key(*args, **kwargs)
+        if own is None:
+            if type(fn) is FunctionType:
+                yield exact_key(fn, bound.arguments)
+            yield fn, args, items(kwargs)
             return
-        if type(fn) is FunctionType:
-            yield exact_key(fn, bound.arguments)
-        yield fn, args, items(kwargs)
+        yield fn, own(*bound.args, **bound.kwargs)
+        try:
+            key = own(*args, **kwargs)
+        except Exception:  # such a call has no key
+            return
+        yield fn, key
 
     def _drop_all(self, key: Key) -> None:
         for flight in self.flights.get(hash(key), ()):

@@ -110,7 +110,8 @@ class Call:
 
     def fail(self, flight: Flight, error: Exception, *, refresh: bool) -> None:
         """End a flight with an error; others than the leader have to try again if it came past his deadline."""
-        flight.error, flight.stale = error, self._instead(error)
+        # A twin for the others now: whoever the leader's error passes on its way may change it.
+        flight.error, flight.twin, flight.stale = error, twin(error), self._instead(error)
         flight.lone = flight.until is not None and ambient.monotonic() >= flight.until
         self.state.land(flight)
         if bus.entries and (refresh or flight.stale is not None):
@@ -134,13 +135,13 @@ class Call:
         """Return or raise what came of a flight; whoever did not lead it raises an error of his own."""
         if not leads:
             self._count_coalesced()
-        if flight.error is None:
+        if flight.error is None or flight.twin is None:
             if flight.degraded:
                 _degraded.mark()
             return flight.result
         if flight.stale is not None:
             return self.serve(flight.stale)
-        error = flight.error if leads else twin(flight.error)
+        error = flight.error if leads else twin(flight.twin)
         try:
             raise error
         finally:

@@ -39,9 +39,9 @@ def _copied(error: Any) -> Exception:
 
 
 def _copy_member(member: Any, error: Any, made: Any) -> None:
-    """Copy a slot, or a field of a class written in C, unless it is the same already: it may be read-only."""
-    value = _read(member, error)
-    if value is not _EMPTY and _read(member, made) is not value:
+    """Copy a slot, or a field of a class written in C, unless it is equal already: it may be read-only."""
+    value, own = _read(member, error), _read(member, made)
+    if value is not _EMPTY and value is not own and (own is _EMPTY or own != value):
         member.__set__(made, value)
 
 
