@@ -56,11 +56,32 @@ def entries_of(policy: Cache) -> list[Entry]:
     return list(policy._state.entries.values())  # noqa: SLF001  # when an entry ends shows nowhere else
 
 
-def object_of_nothing() -> object:
+def by_nothing() -> object:
     return object()
 
 
+def by_one(a: int) -> object:
+    return object()
+
+
+def by_two(a: int, b: int = 1) -> object:
+    return object()
+
+
+def doubled(key: int) -> int:
+    return key * 2
+
+
+def each(function: Callable[[int], Any], *keys: int) -> list[Any]:
+    return [function(key) for key in keys]
+
+
 # Settings
+
+
+def made(setting: str, value: Any) -> CacheConfig:
+    given: dict[str, Any] = {"ttl": 60.0, setting: value}
+    return CacheConfig(**given)
 
 
 def test_the_defaults_are_these() -> None:
@@ -121,7 +142,7 @@ def test_bad_settings_are_refused(setting: str, values: tuple[Any, ...]) -> None
     """Each value out of range is one fault that names the setting."""
     for value in values:
         with pytest.raises(ConfigurationError) as caught:
-            CacheConfig(**{"ttl": 60.0, setting: value})
+            made(setting, value)
         assert [fault.path.partition("[")[0] for fault in caught.value.faults] == [setting]
 
 
@@ -241,7 +262,10 @@ def test_a_key_function_decides_what_is_equal() -> None:
     """`key` gets the call's arguments, and calls of equal keys are equal."""
     calls: list[Any] = []
 
-    @Cache(60, key=lambda url, headers: url.lower())
+    def lower(url: str, headers: dict[str, str]) -> str:
+        return url.lower()
+
+    @Cache(60, key=lower)
     def fetch(url: str, headers: dict[str, str]) -> int:
         calls.append(url)
         return len(calls)
@@ -252,11 +276,14 @@ def test_a_key_function_decides_what_is_equal() -> None:
 def test_functions_do_not_share_entries() -> None:
     """One cache may decorate several functions: each has its own results, within one bound."""
     made = Cache(60, max_entries=3)
-    first, second = made(lambda x: ("first", x)), made(lambda x: ("second", x))
+    first, second = made(by_one), made(by_two)
+    one, two = first(1), second(1)
 
-    assert (first(1), second(1), first(1), second(1)) == (("first", 1), ("second", 1)) * 2
+    assert one is not two
+    assert (first(1), second(1)) == (one, two)
     assert made.info() == CacheInfo(hits=2, stale=0, misses=2, coalesced=0, entries=2, evictions=0)
-    first(2), second(2)
+    each(first, 2)
+    each(second, 2)
     assert len(made) == 3
 
 
@@ -323,8 +350,9 @@ def test_an_argument_is_named_by_its_place_where_there_are_no_names() -> None:
     made, echo = Cache(60), Echo()
     with pytest.raises(TypeError, match="argument 2 is of type dict"):
         made.call(echo, 1, {})
+    loose: Any = made.call
     with pytest.raises(TypeError, match="argument 'end' is of type list"):
-        made.call(print, 1, 2, end=[])  # type: ignore[call-overload]  # that is the test
+        loose(print, 1, 2, end=[])
 
 
 class Odd:
@@ -385,7 +413,10 @@ def test_async_calls_are_keyed_alike(virtual_clock: VirtualClock) -> None:
         calls.append(item)
         return len(calls)
 
-    plain, keyed = Cache(60)(function), Cache(60, key=lambda item, tags: 1 // item)(function)
+    def inverse(item: int, tags: Any) -> int:
+        return 1 // item
+
+    plain, keyed = Cache(60)(function), Cache(60, key=inverse)(function)
     assert [virtual_clock.run(plain(7)), virtual_clock.run(plain(item=7))] == [1, 1]
     assert [virtual_clock.run(keyed(0)), virtual_clock.run(keyed(0)), virtual_clock.run(keyed(1))] == [
         2,
@@ -468,7 +499,7 @@ def test_results_for_one_use_are_refused(virtual_clock: VirtualClock, make: Any,
 
 def test_results_are_shared_not_copied() -> None:
     """Every caller gets the same object."""
-    function = Cache(60)(lambda key: [key])
+    function = Cache(60)(by_one)
 
     assert function(7) is function(7)
 
@@ -515,7 +546,7 @@ def test_functions_of_one_call_are_forgotten() -> None:
 def test_threads_may_share_a_full_cache() -> None:
     """Threads that hit, miss, evict and invalidate at once keep the bound and get right results."""
     made = Cache(60, max_entries=8)
-    function = made(lambda key: key * 2)
+    function = made(doubled)
     wrong: list[int] = []
 
     def work(seed: int) -> None:
@@ -553,7 +584,8 @@ def test_invalidate_forgets_one_key() -> None:
         calls.append(a)
         return len(calls)
 
-    function(1), function(2), function(1, x=1)
+    each(function, 1, 2)
+    function(1, x=1)
     assert made.invalidate(b=2, a=1)
     assert not made.invalidate(1, 2)
     assert made.invalidate(1, x=1)
@@ -563,8 +595,8 @@ def test_invalidate_forgets_one_key() -> None:
 def test_invalidate_reaches_every_function() -> None:
     """It forgets the key in every function of the cache that can take these arguments, and in `call`."""
     made, echo = Cache(60), Echo()
-    one, two = made(lambda a: object()), made(lambda a, b=1: object())
-    other = made(object_of_nothing)
+    one, two = made(by_one), made(by_two)
+    other = made(by_nothing)
     before = one(1), two(1), other()
     made.call(echo.__call__, 1)
     made.call(max, (1, 2))
@@ -579,7 +611,11 @@ def test_invalidate_reaches_every_function() -> None:
 
 def test_invalidate_asks_the_key_function() -> None:
     """With `key`, arguments of the same key name the entry; defaults are filled in as for a call."""
-    made = Cache(60, key=lambda item, currency: (item.lower(), currency))
+
+    def lower(item: str, currency: str) -> tuple[str, str]:
+        return item.lower(), currency
+
+    made = Cache(60, key=lower)
 
     @made
     def price(item: str, currency: str = "EUR") -> object:
@@ -594,7 +630,7 @@ def test_clear_forgets_all() -> None:
     """Afterwards the cache is empty and its counts go on."""
     made = Cache(60)
     function, calls = counted(made)
-    function(1), function(2), function(1)
+    each(function, 1, 2, 1)
     made.clear()
 
     assert (len(made), function(1), len(calls)) == (0, 3, 3)
@@ -617,15 +653,15 @@ def test_counts_are_frozen() -> None:
 def test_policies_below_are_called_only_on_a_miss() -> None:
     """A hit passes by everything that the cache is around, in each form of a stack."""
     script = Script(succeed("ok"))
-    for form in (
-        lambda made: made(Retry(2)(script.function())),
-        lambda made: Pipeline(made, Retry(2))(script.function()),
-        lambda made: partial(Pipeline(made, Retry(2)).call, script.function()),
-    ):
-        before = script.calls
-        function = form(Cache(60))
-        assert [function(7), function(7)] == ["ok", "ok"]
-        assert script.calls == before + 1
+    plain, retry = script.function(), Retry(2)
+    forms: list[Callable[[int], Any]] = [
+        Cache(60)(retry(plain)),
+        Pipeline(Cache(60), retry)(plain),
+        partial(Pipeline(Cache(60), retry).call, plain),
+    ]
+    for at, function in enumerate(forms, 1):
+        assert each(function, 7, 7) == ["ok", "ok"]
+        assert script.calls == at
 
 
 # Errors of one's own
@@ -756,7 +792,16 @@ def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
 
 def test_on_accepts_what_policies_accept(virtual_clock: VirtualClock) -> None:
     """A verdict, a type, a predicate: each says which errors the old result covers."""
-    for on, error in ((TRANSIENT, ConnectionError), (OSError, OSError), (lambda error: True, ValueError)):
+
+    def always(error: Exception) -> bool:
+        return True
+
+    covers: list[tuple[Any, type[Exception]]] = [
+        (TRANSIENT, ConnectionError),
+        (OSError, OSError),
+        (always, ValueError),
+    ]
+    for on, error in covers:
         script = Script(succeed("old"), fail(error))
         function = Cache(10, jitter=0, stale_if_error=100, on=on)(script.function())
         function(7)

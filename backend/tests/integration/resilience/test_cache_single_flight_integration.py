@@ -7,6 +7,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -27,7 +28,8 @@ ORDERS = [order for size in (1, 2, 3) for order in permutations(range(3), size)]
 
 def cached(**settings: Any) -> Cache:
     """Return a cache called `cached` that keeps results for 60 s, without chance."""
-    return Cache(60.0, **{"jitter": 0.0, "name": "cached", **settings})
+    given: dict[str, Any] = {"jitter": 0.0, "name": "cached", **settings}
+    return Cache(60.0, **given)
 
 
 def idle(cache: Cache) -> bool:
@@ -70,7 +72,7 @@ def test_threads_that_race_make_one_call() -> None:
         script, cache = Script(succeed("answer")), cached()
         call = cache(script.function())
 
-        assert race(*[lambda call=call: call(7)] * 16) == ["answer"] * 16
+        assert race(*[partial(call, 7)] * 16) == ["answer"] * 16
         assert script.calls == 1
         assert sum(counts(cache)) == 16
         assert idle(cache)
@@ -167,7 +169,7 @@ def test_errors_are_freed_at_once(driver: Driver) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_cancelled_callers_spoil_nothing(virtual_clock: VirtualClock, order: tuple[int, ...]) -> None:
-    """In whatever order callers are cancelled, leader or not: the rest get the result, and without one nothing runs on."""
+    """In whatever order callers are cancelled, leader or not: the rest are answered; without one nothing runs on."""
     script, cache = Script(succeed("answer", after=10.0)), cached()
     call = cache(script.coroutine_function())
 
@@ -353,8 +355,8 @@ def test_a_timeout_around_the_leader_leaves_the_computation_to_the_others(
     call = cache(script.coroutine_function())
     bounded = Timeout(2.0, name="bound")(call)
 
-    async def main() -> Any:
-        return await asyncio.gather(bounded(7), call(7), return_exceptions=True)
+    async def main() -> list[Any]:
+        return [*await asyncio.gather(bounded(7), call(7), return_exceptions=True)]
 
     first, second = virtual_clock.run(main())
     assert (type(first), second) == (TimeoutExceeded, "answer")
@@ -410,7 +412,10 @@ def test_computations_that_need_each_other_do_not_wait_in_a_circle(driver: Drive
         await driver.sleep(1.0)
         return 0 if depth else await driver.ask(call, 3 - key, depth + 1)
 
-    cache = cached(key=lambda key, depth: key)
+    def by_key(key: int, depth: int) -> int:
+        return key
+
+    cache = cached(key=by_key)
     call = driver.decorate(cache, crossed)
 
     assert driver.together(asking(driver, call, 1, 0), asking(driver, call, 2, 0)) == [0, 0]
@@ -522,14 +527,14 @@ def test_the_computation_runs_in_a_copy_of_the_leaders_context(virtual_clock: Vi
         return await reads(7), var.get()
 
     async def main() -> Any:
-        return await asyncio.gather(caller("first"), caller("second"))
+        return [*await asyncio.gather(caller("first"), caller("second"))]
 
     assert virtual_clock.run(main()) == [("first", "first"), ("first", "second")]
 
 
 @pytest.mark.parametrize("by", ["invalidate", "clear"])
 def test_what_was_invalidated_meanwhile_is_not_kept(driver: Driver, by: str) -> None:
-    """An invalidation while a call runs: who waited gets its result, but it is not kept, and later calls do not join."""
+    """Who waits for what is invalidated meanwhile gets the result; it is not kept, and later calls do not join."""
     script = Script(succeed("old", after=2.0), succeed("new", after=2.0))
     cache = cached()
     call = driver.decorate(cache, script)

@@ -23,11 +23,12 @@ def twin(error: Exception) -> Exception:
 
 
 def _copied(error: Any) -> Exception:
-    kind = type(error)
-    made = kind.__new__(kind, *error.args)
+    kind: Any = error.__class__
+    made: Any = kind.__new__(kind, *error.args)
     made.args = error.args
     made.__cause__, made.__context__ = error.__cause__, error.__context__
-    for base in kind.__mro__:
+    bases: tuple[type, ...] = kind.__mro__
+    for base in bases:
         for member in vars(base).values():
             if type(member) is _Member:
                 _copy_member(member, error, made)
