@@ -512,16 +512,16 @@ def test_what_was_used_least_lately_goes_first(virtual_clock: VirtualClock) -> N
     made = Cache(60, max_entries=3)
     function, calls = counted(made)
 
-    for key in (1, 2, 3, 1, 2, 4, 1, 2, 4, 5):
+    for key in (1, 2, 3, 1, 2, 4, 2, 1, 4, 5):
         function(key)
     assert calls == [1, 2, 3, 4, 5]
     calls.clear()
-    for key in (2, 4, 5):
+    for key in (1, 4, 5):
         function(key)
     assert calls == []
     assert made.info() == CacheInfo(hits=8, stale=0, misses=5, coalesced=0, entries=3, evictions=2)
-    function(1)
-    assert calls == [1]
+    function(2)
+    assert calls == [2]
 
 
 def test_the_bound_holds_after_any_number_of_keys() -> None:
@@ -590,6 +590,29 @@ def test_invalidate_forgets_one_key() -> None:
     assert not made.invalidate(1, 2)
     assert made.invalidate(1, x=1)
     assert [function(2), function(1)] == [2, 4]
+
+
+def test_an_invalidation_at_the_last_moment_counts() -> None:
+    """What is invalidated while its result is being stored is not kept: here, by the key's own hash."""
+    made = Cache(60)
+    armed: list[bool] = []
+
+    class Key:
+        """Clears the cache when it is looked at, once it is told to."""
+
+        def __hash__(self) -> int:
+            if armed:
+                armed.clear()
+                made.clear()
+            return 1
+
+    @made
+    def function(key: Key) -> int:
+        armed.append(True)
+        return 7
+
+    assert function(Key()) == 7
+    assert (armed, len(made)) == ([], 0)
 
 
 def test_invalidate_reaches_every_function() -> None:
@@ -753,14 +776,15 @@ def test_what_cannot_be_copied_is_raised_as_it_is() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
-    """A computation under way at a fork is the parent's: the child computes for itself, and keeps what was there."""
+    """What is under way at a fork, and who holds the lock, is the parent's: the child goes on with what was there."""
     program = """
-        import os, sys, threading, warnings
+        import os, signal, sys, threading, warnings
         sys.path.insert(0, sys.argv[1])
         warnings.simplefilter("ignore")
+        from holdfast.infrastructure.resilience._cache import shared
         from holdfast.infrastructure.resilience.cache import Cache
 
-        made, begun, go_on = Cache(60), threading.Event(), threading.Event()
+        made, begun, locked, go_on = Cache(60), threading.Event(), threading.Event(), threading.Event()
         parent = os.getpid()
 
         @made
@@ -774,13 +798,24 @@ def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
         thread = threading.Thread(target=slow, args=(1,))
         thread.start()
         begun.wait(10)
+
+        def hold():
+            with shared.lock:
+                locked.set()
+                go_on.wait(10)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        locked.wait(10)
         child = os.fork()
         if not child:
+            signal.alarm(10)
             fine = slow(1) == os.getpid() and slow(2) == parent and slow(1) == os.getpid() and len(made) == 2
             os._exit(0 if fine else 1)
         status = os.waitpid(child, 0)[1]
         go_on.set()
         thread.join()
+        holder.join()
         assert slow(1) == parent
         sys.exit(os.waitstatus_to_exitcode(status))
     """
