@@ -1,9 +1,11 @@
 """Chaos: its settings, its switches, what it injects and how often."""
 
 import asyncio
+import gc
 import inspect
 import re
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +210,19 @@ def test_the_environment_holds_every_policy_off(
     assert outcomes(call, 1) == [OSError]
 
 
+def test_held_off_it_does_nothing_at_all(
+    monkeypatch: pytest.MonkeyPatch, event_recorder: EventRecorder
+) -> None:
+    """While the environment holds it off, it asks no predicate, draws nothing and tells nobody."""
+    monkeypatch.setenv("HOLDFAST_CHAOS", "0")
+    source, reach = Random(1), Script(succeed(result=True))
+    state = source.getstate()
+    call = Chaos(rate=1, latency=1.0, random=source, when=reach.function(), enabled=True)(ok())
+
+    assert call() == "ok"
+    assert (source.getstate() == state, reach.calls, event_recorder.kinds) == (True, 0, ())
+
+
 # Faults
 
 
@@ -271,7 +286,7 @@ def test_an_error_function_that_makes_none_injects_nothing(
 def test_a_result_stands_for_the_call() -> None:
     """The function is not called; containers are copied, callables make one, None is a result too."""
     script = Script(succeed())
-    struck = {"rate": 1.0, "enabled": True}
+    struck: dict[str, Any] = {"rate": 1.0, "enabled": True}
     empty = Chaos(result=[], **struck)(script.function())
     first, second = empty(), empty()
 
@@ -368,6 +383,31 @@ def test_a_cancelled_latency_leaves_at_once(virtual_clock: VirtualClock) -> None
     assert (virtual_clock.elapsed, script.calls) == (2.25, 0)
 
 
+def test_an_injected_error_leaves_nothing_for_the_garbage_collector() -> None:
+    """It goes when the caller lets it go, sync and async."""
+
+    class Down(Exception):
+        pass
+
+    made = Chaos(rate=1, error=Down, enabled=True)
+    left: list[weakref.ref[Down]] = []
+
+    async def note(call: Callable[[], Any], *, is_async: bool) -> None:
+        try:
+            await call() if is_async else call()
+        except Down as error:
+            left.append(weakref.ref(error))
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(note(made(ok()), is_async=False))
+        asyncio.run(note(made(Script(succeed()).coroutine_function()), is_async=True))
+        assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()
+
+
 # Chance
 
 
@@ -441,7 +481,7 @@ def test_when_says_which_calls_may_be_struck() -> None:
 
     def reach(*args: Any, **kwargs: Any) -> bool:
         seen.append((args, kwargs))
-        return args[0] == "canary"
+        return "canary" in args
 
     made = Chaos(rate=1, error=OSError, when=reach, enabled=True)
 
@@ -461,9 +501,13 @@ def test_when_says_which_calls_may_be_struck() -> None:
     ]
 
 
+def needy(tenant: str) -> bool:
+    return bool(tenant)
+
+
 def test_a_reach_that_raises_strikes_nothing(event_recorder: EventRecorder) -> None:
     """The call goes on, and the predicate's error is reported."""
-    call = Chaos(rate=1, error=OSError, when=lambda tenant: True, enabled=True)(ok())
+    call = Chaos(rate=1, error=OSError, when=needy, enabled=True)(ok())
 
     assert call() == "ok"
     assert [event.callback for event in event_recorder.of(CallbackFailed)] == ["when"]

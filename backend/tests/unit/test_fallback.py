@@ -44,6 +44,10 @@ async def answer_later(error: Exception | None) -> Any:
     return repr(error)
 
 
+def pickled(one: Any) -> Any:
+    return pickle.loads(pickle.dumps(one))
+
+
 def answer_awaitably(error: Exception | None) -> Any:
     return answer_later(error)
 
@@ -94,7 +98,7 @@ def test_the_lower_case_form_makes_the_same() -> None:
     assert fallback(**settings).name == "users"
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
 def test_a_value_that_was_not_given_stays_so_in_copies(copied: Callable[[Any], Any]) -> None:
     """A copied or pickled configuration is equal to the first, whether it has a value or a function."""
     for config in (FallbackConfig(call=repr), FallbackConfig(value=None)):
@@ -106,17 +110,49 @@ async def coroutine(_: object) -> bool:
     return True
 
 
+def takes_nothing() -> None: ...
+
+
+def takes_two(error: object, more: object) -> None: ...
+
+
+def takes_by_name(*, error: object) -> None: ...
+
+
+def takes_and_needs(error: object, *, needed: object) -> None: ...
+
+
+def takes_one(error: object) -> None: ...
+
+
+def takes_optional(error: object, more: object = None, *, most: object = None) -> None: ...
+
+
+def takes_any(*errors: object) -> None: ...
+
+
+def takes_arguments(error: object, a: int, b: int = 1, *, c: int) -> None: ...
+
+
+def takes_everything(*args: object, **kwargs: object) -> None: ...
+
+
+class Answers:
+    def method(self, error: object) -> None: ...
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("value", {}),
     ("value", {"value": repr}),
     ("value", {"value": dict}),
     ("value", {"value": partial(repr, 1)}),
     ("call", {"call": 3}),
-    ("call", {"call": lambda: None}),
-    ("call", {"call": lambda a, b: None}),
-    ("call", {"call": lambda *, error: None}),
-    ("call", {"call": lambda error, *, needed: None}),
-    ("call", {"call": lambda: None, "pass_args": True}),
+    ("call", {"call": takes_nothing}),
+    ("call", {"call": takes_two}),
+    ("call", {"call": takes_by_name}),
+    ("call", {"call": takes_and_needs}),
+    ("call", {"call": takes_nothing, "pass_args": True}),
+    ("call", {"call": Answers.method}),
     ("call", {"call": repr, "value": 1}),
     ("pass_args", {"value": 1, "pass_args": 1}),
     ("on", {"value": 1, "on": PERMANENT}),
@@ -160,15 +196,15 @@ def test_a_function_is_never_taken_for_a_value() -> None:
 @pytest.mark.parametrize(
     ("call", "pass_args"),
     [
-        (lambda error: None, False),
-        (lambda error, more=None: None, False),
-        (lambda *args: None, False),
+        (takes_one, False),
+        (takes_optional, False),
+        (takes_any, False),
+        (Answers().method, False),
         (str, False),
         (repr, False),
         (Script(succeed()), False),
-        ([].append, False),
-        (lambda error, a, b=1, *, c: None, True),
-        (lambda *args, **kwargs: None, True),
+        (takes_arguments, True),
+        (takes_everything, True),
     ],
 )
 def test_functions_that_take_the_error_are_taken(call: Callable[..., Any], *, pass_args: bool) -> None:
@@ -223,7 +259,8 @@ def test_by_default_programming_errors_pass(error: Exception) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 def test_exits_pass(error: type[BaseException]) -> None:
     """What is no Exception comes out, whatever `on` says."""
-    for on in (None, Exception, lambda error: True):
+    choices: tuple[Errors | None, ...] = (None, Exception, lambda error: True)
+    for on in choices:
         with pytest.raises(error):
             Fallback("guest", on=on)(failing(error))()
 
@@ -296,7 +333,7 @@ def test_every_answer_is_a_container_of_its_own(value: Any) -> None:
 
 def test_other_values_are_returned_as_they_are() -> None:
     """An object of another type is the same in every answer, None included."""
-    value = (1, [])
+    value = (1, ["a"])
 
     assert Fallback(value)(failing())() is value
     assert Fallback(None)(failing())() is None
@@ -459,6 +496,9 @@ def test_a_failing_fallback_leaves_nothing_for_the_garbage_collector() -> None:
     def fetch() -> None:
         raise Down
 
+    async def fetch_later() -> None:
+        raise Down
+
     def worse(error: Exception) -> None:
         raise Worse
 
@@ -468,16 +508,21 @@ def test_a_failing_fallback_leaves_nothing_for_the_garbage_collector() -> None:
         finally:
             del error
 
+    left: list[weakref.ref[BaseException]] = []
+
+    async def note(call: Callable[[], Any], *, is_async: bool) -> None:
+        try:
+            await call() if is_async else call()
+        except Exception as error:
+            left.extend(weakref.ref(one) for one in (error, error.__cause__) if one is not None)
+
     gc.collect()
     gc.disable()
     try:
-        for call in (worse, decline):
-            left: list[weakref.ref[BaseException]] = []
-            try:
-                Fallback(call=call)(fetch)()
-            except Exception as error:
-                left += [weakref.ref(one) for one in (error, error.__cause__) if one is not None]
-            assert [ref() for ref in left] == [None] * len(left)
+        for answer in (worse, decline):
+            asyncio.run(note(Fallback(call=answer)(fetch), is_async=False))
+            asyncio.run(note(Fallback(call=answer)(fetch_later), is_async=True))
+        assert [ref() for ref in left] == [None] * 6
     finally:
         gc.enable()
 
@@ -514,12 +559,13 @@ def test_a_watch_sees_the_calls_of_its_block() -> None:
     """`degraded` turns true at the first answer in the block, stays so, and is false for what came before."""
     call = Fallback("guest")(failing())
     call()
+    seen: list[bool] = []
     with watch_degraded() as watch:
-        assert not watch.degraded
+        seen.append(watch.degraded)
         call()
-        assert watch.degraded
-    assert watch.degraded
-    assert not watch_degraded().degraded
+        seen.append(watch.degraded)
+
+    assert [*seen, watch.degraded, watch_degraded().degraded] == [False, True, True, False]
 
 
 def test_watches_nest() -> None:
@@ -565,7 +611,7 @@ def test_tasks_mark_the_watch_that_they_inherit() -> None:
         return watch.degraded
 
     async def main() -> list[bool]:
-        return await asyncio.gather(watched(fine, answered), watched(fine, fine), watched(answered))
+        return list(await asyncio.gather(watched(fine, answered), watched(fine, fine), watched(answered)))
 
     assert asyncio.run(main()) == [True, False, True]
 

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("chaos_allowed")
 
 def storm(**settings: Any) -> Chaos:
     """Return a chaos policy called `storm` that is on and, unless told otherwise, strikes every call."""
-    return Chaos(**{"rate": 1.0, "enabled": True, "name": "storm", **settings})
+    usual: dict[str, Any] = {"rate": 1.0, "enabled": True, "name": "storm"}
+    return Chaos(**{**usual, **settings})
 
 
 def kinds(outcomes: list[Any]) -> list[Any]:
@@ -134,7 +135,7 @@ def test_latency_makes_slow_calls(driver: Driver, make: Make) -> None:
 def test_injected_results_are_judged(driver: Driver, make: Make, compose: Compose) -> None:
     """A result that is injected can be refused by a retry, as the function's own could."""
     script = Script(succeed("ok"))
-    refusing = make.retry(3, result=lambda result: result == "odd")
+    refusing = make.retry(3, result="odd".__eq__)
 
     assert driver.call(compose(refusing, storm(result="odd"), source=script)) == "odd"
     assert (script.calls, driver.clock.elapsed) == (0, 2.0)
@@ -197,7 +198,7 @@ def test_the_environment_ends_it_for_all(
 def test_the_reach_bounds_the_damage(driver: Driver, make: Make, event_recorder: EventRecorder) -> None:
     """Only calls that `when` names are struck; a family of breakers opens for their key alone."""
     breakers = make.breakers(2)
-    made = storm(error=ConnectionError, when=lambda tenant: tenant == "canary")
+    made = storm(error=ConnectionError, when="canary".__eq__)
     call = driver.decorate(make.pipeline(breakers, made), Script(succeed("ok")))
 
     assert kinds(driver.outcomes(3, call, "canary")) == [ConnectionError] * 2 + [CircuitOpenError]

@@ -154,8 +154,12 @@ def test_a_timeout_around_bounds_the_fallback_too(virtual_clock: VirtualClock, m
 def test_the_fallback_runs_outside_the_attempts(driver: Driver, make: Make) -> None:
     """In the fallback the attempt number is that of whoever called, not that of the last attempt."""
     numbers: list[int] = []
-    guest = Fallback(call=lambda error: numbers.append(current_attempt()))
-    driver.outcomes(1, driver.decorate(make.pipeline(guest, make.retry(3)), Script(fail())))
+
+    def answer(_: Exception) -> None:
+        numbers.append(current_attempt())
+
+    call = driver.decorate(make.pipeline(Fallback(call=answer), make.retry(3)), Script(fail()))
+    driver.outcomes(1, call)
 
     assert numbers == [1]
 
@@ -247,7 +251,11 @@ def test_a_fallback_may_use_the_same_breaker(driver: Driver, make: Make) -> None
     """A fallback that is guarded itself, by the breaker of the call, is refused when that is open, and chained."""
     breaker: CircuitBreaker = make.breaker(1)
     replica = breaker(Script(succeed("replica")).function())
-    call = driver.decorate(make.pipeline(Fallback(call=lambda error: replica()), breaker), Script(fail()))
+
+    def from_replica(_: Exception) -> Any:
+        return replica()
+
+    call = driver.decorate(make.pipeline(Fallback(call=from_replica), breaker), Script(fail()))
     (refused,) = driver.outcomes(1, call)
 
     assert isinstance(refused, CircuitOpenError)

@@ -426,7 +426,7 @@ def _make(source: Any, fault: str, name: str) -> Any:
 # What generated code calls while the policy is on.
 
 
-def inject(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _inject(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a call that may be struck."""
     chaos: Any = stack.parts[at]
     seconds, fault = _decide(stack, at, args, kwargs)
@@ -438,7 +438,7 @@ def inject(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any])
     return stack.below(at + 1)(*args, **kwargs) if outcome is ABSENT else outcome
 
 
-async def inject_async(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _inject_async(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make an async call that may be struck."""
     chaos: Any = stack.parts[at]
     seconds, fault = _decide(stack, at, args, kwargs)
@@ -450,4 +450,4 @@ async def inject_async(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dic
     return await stack.below(at + 1)(*args, **kwargs) if outcome is ABSENT else outcome
 
 
-hot.update(_chaos=inject, _chaos_async=inject_async)
+hot.update(_chaos=_inject, _chaos_async=_inject_async)

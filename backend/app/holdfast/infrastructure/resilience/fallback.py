@@ -238,14 +238,13 @@ class watch_degraded:
             _degraded.end(self._watch)
 
 
+_GROUP: type[Exception] = ExceptionGroup
 _NOT_FOR_FALLBACKS = (*_PROGRAMMING, ConfigurationError)
 
 
 def _unless_programming(error: Exception) -> Verdict:
     # In a group, one that calls for a programmer outweighs the rest.
-    inside: tuple[Exception, ...] = (
-        getattr(error, "exceptions", ()) if isinstance(error, ExceptionGroup) else ()
-    )
+    inside: tuple[Exception, ...] = getattr(error, "exceptions", ()) if isinstance(error, _GROUP) else ()
     if isinstance(error, _NOT_FOR_FALLBACKS) or PERMANENT in map(_unless_programming, inside):
         return PERMANENT
     return TRANSIENT
@@ -274,7 +273,7 @@ def _name(stack: Stack, at: int, args: tuple[Any, ...]) -> str:
 # What generated code calls.
 
 
-def covers(stack: Stack, at: int, error: Exception, args: tuple[Any, ...]) -> bool:
+def _covers(stack: Stack, at: int, error: Exception, args: tuple[Any, ...]) -> bool:
     """Return whether the fallback answers for `error`; not if the user's predicate raises."""
     fallback: Any = stack.parts[at]
     try:
@@ -284,7 +283,7 @@ def covers(stack: Stack, at: int, error: Exception, args: tuple[Any, ...]) -> bo
         return False
 
 
-def refuses(stack: Stack, at: int, result: object, args: tuple[Any, ...]) -> bool:
+def _refuses(stack: Stack, at: int, result: object, args: tuple[Any, ...]) -> bool:
     """Return whether the user's predicate calls `result` a failure; one that raises does not."""
     fallback: Any = stack.parts[at]
     try:
@@ -294,7 +293,7 @@ def refuses(stack: Stack, at: int, result: object, args: tuple[Any, ...]) -> boo
         return False
 
 
-def answer(
+def _answer(
     stack: Stack, at: int, error: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Answer for a call that failed with `error`, or whose result was refused."""
@@ -307,12 +306,11 @@ def answer(
             raise raised from error
         raise
     finally:
-        del (
-            error
-        )  # or it would keep itself, by its traceback and this frame, when the fallback raises it again
+        # Raised again by the fallback, it would keep itself, by its traceback and this frame.
+        del error
 
 
-async def answer_async(
+async def _answer_async(
     stack: Stack, at: int, error: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Answer for an async call."""
@@ -368,9 +366,9 @@ def _leads_to(error: BaseException, wanted: BaseException) -> bool:
 
 
 hot.update(
-    _fallback_answer=answer,
-    _fallback_answer_async=answer_async,
-    _fallback_covers=covers,
-    _fallback_refuses=refuses,
+    _fallback_answer=_answer,
+    _fallback_answer_async=_answer_async,
+    _fallback_covers=_covers,
+    _fallback_refuses=_refuses,
     _fallback_unfit=_unfit,
 )
