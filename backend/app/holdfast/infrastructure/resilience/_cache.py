@@ -180,7 +180,8 @@ class State:
         self.many = _MANY
         self.victims: list[Entry] = []
         self.epoch = shared.epoch
-        self.sorted_at = self.ticks = self.others = 0
+        self.sorted_at: float = 0
+        self.ticks = self.others = 0
         self.stale = self.misses = self.coalesced = self.evictions = 0
 
     @property
@@ -296,8 +297,9 @@ class State:
                 return None
             # Not all of them: what is replaced meanwhile would be kept alive.
             oldest = sorted(entries, key=attrgetter("used"))[: len(entries) // 16 + 16]
+            # Threads without a GIL may lose ticks: the first must do, whatever it says.
             with shared.lock:
-                self.sorted_at, self.victims = at, oldest[::-1]
+                self.sorted_at, self.victims = max(at, oldest[0].used), oldest[::-1]
 
     def invalidate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Forget what these arguments gave, for every function that can take them."""
@@ -348,8 +350,7 @@ class State:
             self.flights = {}
             self.victims = []
         self.functions = {}
-        for key in list(self.entries):
-            self.remove(key)
+        self.entries.clear()
 
 
 def _unavailable(error: Exception) -> Verdict:
