@@ -6,6 +6,10 @@ from holdfast.infrastructure.resilience.budget import RetryBudget as RetryBudget
 from holdfast.infrastructure.resilience.bulkhead import Bulkhead as Bulkhead
 from holdfast.infrastructure.resilience.bulkhead import BulkheadConfig as BulkheadConfig
 from holdfast.infrastructure.resilience.bulkhead import bulkhead as bulkhead
+from holdfast.infrastructure.resilience.cache import Cache as Cache
+from holdfast.infrastructure.resilience.cache import CacheConfig as CacheConfig
+from holdfast.infrastructure.resilience.cache import CacheInfo as CacheInfo
+from holdfast.infrastructure.resilience.cache import cache as cache
 from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
 from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
 from holdfast.infrastructure.resilience.chaos import chaos as chaos
@@ -129,6 +133,9 @@ __all__ = [
     "Bulkhead",
     "BulkheadConfig",
     "BulkheadFullError",
+    "Cache",
+    "CacheConfig",
+    "CacheInfo",
     "CacheRefreshFailed",
     "CacheServed",
     "CallDelayed",
@@ -202,6 +209,7 @@ __all__ = [
     "backoff",
     "breaker_of",
     "bulkhead",
+    "cache",
     "caller_attempt",
     "chaos",
     "circuit_breaker",

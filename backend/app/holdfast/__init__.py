@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.bulkhead import Bulkhead as Bulkhead
     from holdfast.infrastructure.resilience.bulkhead import BulkheadConfig as BulkheadConfig
     from holdfast.infrastructure.resilience.bulkhead import bulkhead as bulkhead
+    from holdfast.infrastructure.resilience.cache import Cache as Cache
+    from holdfast.infrastructure.resilience.cache import CacheConfig as CacheConfig
+    from holdfast.infrastructure.resilience.cache import CacheInfo as CacheInfo
+    from holdfast.infrastructure.resilience.cache import cache as cache
     from holdfast.infrastructure.resilience.chaos import Chaos as Chaos
     from holdfast.infrastructure.resilience.chaos import ChaosConfig as ChaosConfig
     from holdfast.infrastructure.resilience.chaos import chaos as chaos
@@ -137,6 +141,9 @@ _EXPORTS = {
     "Bulkhead": "holdfast.infrastructure.resilience.bulkhead",
     "BulkheadConfig": "holdfast.infrastructure.resilience.bulkhead",
     "BulkheadFullError": "holdfast.infrastructure.resilience.errors",
+    "Cache": "holdfast.infrastructure.resilience.cache",
+    "CacheConfig": "holdfast.infrastructure.resilience.cache",
+    "CacheInfo": "holdfast.infrastructure.resilience.cache",
     "CacheRefreshFailed": "holdfast.infrastructure.resilience.events",
     "CacheServed": "holdfast.infrastructure.resilience.events",
     "CallDelayed": "holdfast.infrastructure.resilience.events",
@@ -213,6 +220,7 @@ _EXPORTS = {
     "backoff": "holdfast.infrastructure.resilience.backoff",
     "breaker_of": "holdfast.infrastructure.resilience.circuit_breaker",
     "bulkhead": "holdfast.infrastructure.resilience.bulkhead",
+    "cache": "holdfast.infrastructure.resilience.cache",
     "caller_attempt": "holdfast.infrastructure.transport.propagation",
     "chaos": "holdfast.infrastructure.resilience.chaos",
     "circuit_breaker": "holdfast.infrastructure.resilience.circuit_breaker",
@@ -257,6 +265,9 @@ __all__ = [
     "Bulkhead",
     "BulkheadConfig",
     "BulkheadFullError",
+    "Cache",
+    "CacheConfig",
+    "CacheInfo",
     "CacheRefreshFailed",
     "CacheServed",
     "CallDelayed",
@@ -330,6 +341,7 @@ __all__ = [
     "backoff",
     "breaker_of",
     "bulkhead",
+    "cache",
     "caller_attempt",
     "chaos",
     "circuit_breaker",
