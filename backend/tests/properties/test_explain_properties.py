@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -64,14 +65,13 @@ hedges = st.builds(
     max_hedges=st.integers(1, 3),
     budget=st.none() | st.builds(RetryBudget, st.just("budget")),
 )
-limits = st.sampled_from(
-    (
-        lambda: Bulkhead(1),
-        lambda: Bulkhead(2, queue=1, max_wait=1.0),
-        Throttle,
-        lambda: ConcurrencyLimit(initial=2),
-    )
-).map(lambda make: make())
+makers: tuple[Callable[[], Policy], ...] = (
+    lambda: Bulkhead(1),
+    lambda: Bulkhead(2, queue=1, max_wait=1.0),
+    Throttle,
+    lambda: ConcurrencyLimit(initial=2),
+)
+limits = st.sampled_from(makers).map(lambda make: make())
 chaos = st.builds(
     Chaos,
     rate=st.sampled_from((0.0, 0.3, 1.0)),
