@@ -82,12 +82,14 @@ class Line:
 
 
 class Waiter:
-    """One call that waits. It stands in `line`, if it does; `leads`: its turn is next; `until`: or else then."""
+    """One call that waits, in `line` while it does, since `begun`; its turn is next if it `leads`, as from `until`."""
 
-    __slots__ = ("leads", "line", "until")
+    __slots__ = ("begun", "leads", "line", "until", "waited")
 
     line: Line | None
+    begun: float
     until: float
+    waited: float
 
     def __init__(self) -> None:
         self.line = None
@@ -137,7 +139,12 @@ class TaskWaiter(Waiter):
         self.future: Future[None] | None = None
 
     def wake(self) -> bool:
-        """Call the task in its loop, which may run in another thread or be closed."""
+        """Call the task in its loop, which may be this one, run in another thread, or be closed."""
+        import asyncio
+
+        if asyncio._get_running_loop() is self.loop:
+            self.call()
+            return True
         try:
             self.loop.call_soon_threadsafe(self.call)
         except RuntimeError:
@@ -252,7 +259,8 @@ class Gate:
             self.write(key, SHUT, now)
             _busy.add(self)
         waiter.prepare()
-        waiter.line, waiter.leads, waiter.until = line, not line.queue, now + wait + _GRACE
+        waiter.line, waiter.leads, waiter.begun = line, not line.queue, now
+        waiter.until = now + wait + _GRACE
         line.queue[waiter] = None
 
     def _remove(self, waiter: Waiter, now: float) -> Waiter | None:
@@ -275,6 +283,17 @@ class Gate:
             _busy.discard(self)
 
     # What follows takes the lock itself and wakes outside it.
+
+    def passes(self, key: Hashable) -> bool:
+        """Admit a call if that takes no more than a look; generated code does the same in its own lines."""
+        clock = self.config.clock
+        now = ambient.monotonic() if clock is None else clock.monotonic()
+        with self.lock:
+            tat = self.tat
+            if tat - now > self.reach:
+                return False
+            self.tat = (max(now, tat)) + self.interval
+        return True
 
     def enter(self, key: Hashable, waiter: Waiter) -> float:
         """Admit a call (0), put it into the line (the seconds it will wait), or refuse it (the seconds it would)."""
@@ -302,7 +321,7 @@ class Gate:
             after, wait = decide(self._believed(line.tat, now), now, self.interval, self.tolerance)
             if wait > 0:
                 return wait
-            line.tat = after
+            line.tat, waiter.waited = after, now - waiter.begun
             follower = self._remove(waiter, now)
         self._wake(follower)
         return 0.0
@@ -381,6 +400,16 @@ class KeyedGate(Gate):
         """Return what events and errors call this: the family, and the key."""
         return f"{self.config.name or name}[{key}]"
 
+    def passes(self, key: Hashable) -> bool:
+        """Admit a call if that takes no more than a look."""
+        now = self.now()
+        with self.lock:
+            tat = self.read(key)
+            if tat - now > self.reach:
+                return False
+            self.write(key, max(tat, now) + self.interval, now)
+        return True
+
     def read(self, key: Hashable) -> float:
         """Return the theoretical arrival time of a key without a line."""
         return self.tats.get(key, NEVER)
@@ -407,9 +436,10 @@ class KeyedGate(Gate):
     def _sweep(self, now: float) -> None:
         """Forget what has passed, and what another clock has left behind."""
         self.swept = now
+        latest = now + self.longest * (1 + _ROUNDING) + _ROUNDING
         # A copy, because a finalizer that leaves a line may run at any line.
         for key, tat in self.tats.copy().items():
-            if tat <= now or (self._believed(tat, now) == NEVER and tat != SHUT):
+            if tat <= now or latest < tat < SHUT:
                 self.tats.pop(key, None)
 
     def _evict(self, many: int) -> None:
@@ -419,7 +449,7 @@ class KeyedGate(Gate):
         tats = self.tats.copy()
         sample = sorted(islice(tats.values(), None, None, max(1, len(tats) // _SAMPLE)))
         edge = sample[max(0, many * len(sample) // len(tats) - 1)]
-        soonest = (key for key, tat in tats.items() if tat <= edge and tat != SHUT)
+        soonest = (key for key, tat in tats.items() if tat <= edge and tat < SHUT)
         for key in islice(soonest, many):
             self.tats.pop(key, None)
 
@@ -439,7 +469,6 @@ def refused(gate: Gate, key: Hashable, name: str, wait: float) -> RateLimitedErr
 def admit(gate: Gate, key: Hashable, name: str) -> float:
     """Wait for the turn of a call that is not admitted at once; return for how long. RateLimitedError when refused."""
     clock, waiter = gate.clock, ThreadWaiter()
-    begun = clock.monotonic()
     try:
         wait = gate.enter(key, waiter)
         if waiter.line is None:
@@ -449,15 +478,14 @@ def admit(gate: Gate, key: Hashable, name: str) -> float:
     except BaseException:
         gate.leave(waiter)
         raise
-    return _delayed(gate, key, name, clock.monotonic() - begun)
+    return _delayed(gate, key, name, waiter.waited)
 
 
 async def admit_async(gate: Gate, key: Hashable, name: str) -> float:
     """Do as `admit` does, without blocking the loop."""
-    from asyncio import get_running_loop
+    import asyncio
 
-    clock, waiter = gate.clock, TaskWaiter(get_running_loop())
-    begun = clock.monotonic()
+    clock, waiter = gate.clock, TaskWaiter(asyncio.get_running_loop())
     try:
         wait = gate.enter(key, waiter)
         if waiter.line is None:
@@ -467,7 +495,7 @@ async def admit_async(gate: Gate, key: Hashable, name: str) -> float:
     except BaseException:
         gate.leave(waiter)
         raise
-    return _delayed(gate, key, name, clock.monotonic() - begun)
+    return _delayed(gate, key, name, waiter.waited)
 
 
 def _told(gate: Gate, key: Hashable, name: str, wait: float) -> float:

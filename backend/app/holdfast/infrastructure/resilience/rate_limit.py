@@ -54,7 +54,7 @@ class RateLimitConfig(Frozen):
     def _check(self, faults: Faults) -> None:
         faults.number("rate", self.rate, 0, _LARGEST, above=True)
         faults.number("per", self.per, 0, _YEAR, above=True)
-        if all(_is_positive(value) for value in (self.rate, self.per)):
+        if _is_within(self.rate, _LARGEST) and _is_within(self.per, _YEAR):
             fine = self.rate <= _FASTEST * self.per
             faults.check(
                 fine, "rate", self.rate, f"is too fast per {self.per} s", "give at most 1e6 a second"
@@ -77,8 +77,8 @@ class RateLimitConfig(Frozen):
         )
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+def _is_within(value: object, most: float) -> bool:
+    return isinstance(value, (int, float)) and 0 < value <= most
 
 
 class RateLimit(Policy):
@@ -160,7 +160,8 @@ class RateLimit(Policy):
 
     def __enter__(self) -> float:
         """Wait for admission and give the seconds that took."""
-        return admit(self._gate, self._key, _BLOCK)
+        gate, key = self._gate, self._key
+        return 0.0 if gate.passes(key) else admit(gate, key, _BLOCK)
 
     def __exit__(
         self,
@@ -172,7 +173,8 @@ class RateLimit(Policy):
 
     async def __aenter__(self) -> float:
         """Wait for admission and give the seconds that took."""
-        return await admit_async(self._gate, self._key, _BLOCK)
+        gate, key = self._gate, self._key
+        return 0.0 if gate.passes(key) else await admit_async(gate, key, _BLOCK)
 
     async def __aexit__(
         self,
