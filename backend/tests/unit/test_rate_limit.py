@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -81,6 +83,14 @@ def test_the_lower_case_form_makes_the_same() -> None:
 
     assert made.config == RateLimit(10, per=60, burst=5, max_wait=2, name="search", clock=clock).config
     assert made.name == "search"
+
+
+def test_the_page_tells_the_defaults() -> None:
+    """The table of the documentation has every setting with the default that the code has."""
+    page = (Path(__file__).parents[3] / "docs" / "policies" / "rate-limit.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE)
+    parameters = inspect.signature(RateLimitConfig).parameters.values()
+    assert shown == [(one.name, "–" if one.default is one.empty else str(one.default)) for one in parameters]
 
 
 BAD: dict[str, tuple[object, ...]] = {
