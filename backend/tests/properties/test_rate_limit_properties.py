@@ -24,6 +24,14 @@ bursts = st.integers(1, 5)
 gaps = st.integers(0, 20).map(lambda many: many * QUANTUM)
 
 
+def ignored(key: object) -> None:
+    """Be called with a key."""
+
+
+def nothing() -> None:
+    """Be called."""
+
+
 def assert_never_above(times: Sequence[float], interval: float, burst: int) -> None:
     """Between any two admissions there are no more than the burst and the rate times the time between them."""
     for first, begin in enumerate(times):
@@ -58,8 +66,8 @@ def test_a_limit_is_a_leaky_bucket(interval: float, burst: int, pauses: list[flo
     clock = VirtualClock(start=0.0)
     limit = RateLimit(1, per=interval, burst=burst, clock=clock)
     family = RateLimits(1, per=interval, burst=burst, clock=clock, key=str)
-    keyed = family(lambda key: None)
-    calls = [limit(lambda: None), lambda: keyed(1), family.get(2)(lambda: None)]
+    keyed = family(ignored)
+    calls: list[Any] = [limit(nothing), lambda: keyed(1), family.get(2)(nothing)]
     bucket, times = Bucket(Fraction(interval), burst), list[float]()
     for pause in pauses:
         clock.advance(pause)
@@ -100,7 +108,7 @@ def test_no_rate_is_ever_exceeded(
     interval, times = per / rate, list[float]()
     for pause in pauses:
         clock.advance(pause * interval)
-        if refusal(limit(lambda: None)) is None:
+        if refusal(limit(nothing)) is None:
             times.append(clock.monotonic())
     for first, begin in enumerate(times):
         for last in range(first, len(times)):
@@ -226,7 +234,7 @@ def test_a_change_keeps_what_was_used(
     limit = RateLimit(1, per=old, burst=old_burst, clock=clock)
     bucket = Bucket(Fraction(old), old_burst)
     for _ in range(used):
-        if refusal(limit(lambda: None)) is None:
+        if refusal(limit(nothing)) is None:
             bucket.pour()
     clock.advance(pause)
     bucket.until_room(Fraction(pause))
@@ -238,4 +246,4 @@ def test_a_change_keeps_what_was_used(
     # A ratio of intervals need not be a binary fraction.
     assert abs(limit.retry_after - wait) < 1e-5
     clock.advance(limit.retry_after)
-    assert refusal(limit(lambda: None)) is None
+    assert refusal(limit(nothing)) is None

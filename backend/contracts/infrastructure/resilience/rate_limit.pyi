@@ -74,11 +74,11 @@ class RateLimit(Policy):
         """Change what is given, from now on; of a family, for every key. ConfigurationError changes nothing.
 
         Calls made before weigh as much as calls made from now on, and who waits keeps its place, even beyond
-        `max_wait`; the first of the line may notice 5 s late.
+        `max_wait`; the first of the line may notice 1 s late.
         """
 
     def reset(self) -> None:
-        """Forget every call made so far; who waits goes on, within 5 s."""
+        """Forget every call made so far; who waits goes on, within 1 s."""
 
     def __enter__(self) -> float: ...
     def __exit__(

@@ -25,17 +25,28 @@ def throttled(error: Exception) -> Verdict | None:
     return THROTTLED if isinstance(error, RateLimitedError) else None
 
 
+def refused(error: Exception) -> bool:
+    """Say so of a refusal."""
+    return isinstance(error, RateLimitedError)
+
+
+def echo(tenant: Any) -> Any:
+    """Let the argument be the key."""
+    return tenant
+
+
 # The three ways in which a user asks for refusals to be retried.
 OPT_IN: dict[str, Any] = {
     "type": (RateLimitedError,),
     "classifier": Classifier(predicates=(throttled,)),
-    "predicate": lambda error: isinstance(error, RateLimitedError),
+    "predicate": refused,
 }
 
 
 def limit(rate: float = 1.0, **settings: Any) -> RateLimit:
     """Return a limit called `limit`."""
-    return RateLimit(rate, **{"name": "limit", **settings})
+    given: dict[str, Any] = {"name": "limit", **settings}
+    return RateLimit(rate, **given)
 
 
 def starts(script: Script) -> list[float]:
@@ -160,7 +171,7 @@ def test_refusals_do_not_end_a_row_of_failures(driver: Driver, make: Make) -> No
     """Three failures in a row open the breaker though refusals lie between them: these are no successes."""
     breaker, script = make.breaker(3), Script(fail())
     call = driver.compose("decorators", breaker, limit(1, per=1), source=script)
-    kinds = [type(one) for one in driver.outcomes(6, call, every=0.5)]
+    kinds: list[Any] = [type(one) for one in driver.outcomes(6, call, every=0.5)]
     assert kinds == [ConnectionError, RateLimitedError] * 2 + [ConnectionError, CircuitOpenError]
     assert breaker.state is OPEN
 
@@ -172,8 +183,8 @@ def test_a_refused_probe_gives_its_place_back(driver: Driver, make: Make) -> Non
     with bound:
         breaker.half_open()
     call = driver.compose("decorators", breaker, bound, source=script)
-    refused = driver.outcomes(3, call)
-    assert [type(one) for one in refused] == [RateLimitedError] * 3
+    outcomes = driver.outcomes(3, call)
+    assert [type(one) for one in outcomes] == [RateLimitedError] * 3
     assert breaker.state is HALF_OPEN
     driver.run(driver.sleep, 10.0)
     assert driver.outcomes(1, call) == ["ok"]
@@ -251,7 +262,7 @@ def test_callers_who_retry_share_the_rate(driver: Driver, make: Make) -> None:
 
 def test_a_family_limits_each_key_inside_a_retry(driver: Driver, make: Make) -> None:
     """One tenant that is over its limit comes back when told; the others are not slowed down."""
-    family = RateLimits(1, per=3, key=lambda tenant: tenant, name="tenants")
+    family = RateLimits(1, per=3, key=echo, name="tenants")
     retry = make.retry(3, on=(RateLimitedError,), hint_cap=0.0)
     script = Script(succeed())
     call = driver.compose("decorators", retry, family, source=script)

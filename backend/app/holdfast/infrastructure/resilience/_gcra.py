@@ -27,9 +27,9 @@ NEVER, SHUT = -inf, inf
 # What counts as rounding: of an interval, at most of a second.
 _ROUNDING = 1e-6
 # Seconds after which the first of a line looks whether the limit was changed.
-_NAP = 5.0
-# Seconds after which whoever does not come for its turn (its event loop is stopped or busy) is passed over.
-_GRACE = 1.0
+_NAP = 1.0
+# Seconds after which whoever does not come for its turn (its event loop is stopped or busy) loses its place.
+_GRACE = 2.0
 # When a family is full, this share of its keys makes room at once, so that a new key costs the same however many.
 _SHARE = 16
 _SAMPLE = 512
@@ -45,7 +45,7 @@ def _part() -> None:
     """Part from the parent process: its threads hold no lock and stand in no line here."""
     for lock in _locks:
         lock._at_fork_reinit()
-    for gate in _busy:
+    for gate in [*_busy]:
         gate.dissolve()
     _busy.clear()
 
@@ -71,18 +71,19 @@ def decide(tat: float, now: float, interval: float, tolerance: float) -> tuple[f
 
 
 class Line:
-    """Those who wait at a gate for one key, in the order of their arrival, and the key's theoretical arrival time."""
+    """Those who wait at a gate for one key, in order, `since` when the first one is, and the key's arrival time."""
 
-    __slots__ = ("key", "queue", "tat")
+    __slots__ = ("key", "queue", "since", "tat")
 
-    def __init__(self, key: Hashable, tat: float) -> None:
+    def __init__(self, key: Hashable, tat: float, now: float) -> None:
         self.key = key
         self.tat = tat
+        self.since = now
         self.queue: OrderedDict[Waiter, None] = OrderedDict()
 
 
 class Waiter:
-    """One call that waits, in `line` while it does, since `begun`; its turn is next if it `leads`, as from `until`."""
+    """One call that waits, in `line` while it does, since `begun`; if it does not lead, it looks at `until`."""
 
     __slots__ = ("begun", "leads", "line", "until", "waited")
 
@@ -94,6 +95,11 @@ class Waiter:
     def __init__(self) -> None:
         self.line = None
         self.leads = False
+
+    @property
+    def fate(self) -> object:
+        """What this cannot go on without; whoever shares it is as late as this."""
+        return self
 
     def prepare(self) -> None:
         """Get ready to be woken."""
@@ -123,8 +129,8 @@ class ThreadWaiter(Waiter):
         """Wait for the turn that comes in `seconds`, or to be first, or until whoever is first is late."""
         if self.leads:
             clock.sleep(min(seconds, _NAP))
-        else:
-            clock.wait(self.event, seconds)
+        elif clock.wait(self.event, seconds):
+            self.event.clear()
 
 
 class TaskWaiter(Waiter):
@@ -135,8 +141,16 @@ class TaskWaiter(Waiter):
     def __init__(self, loop: AbstractEventLoop) -> None:
         super().__init__()
         self.loop = loop
-        self.called = False
         self.future: Future[None] | None = None
+
+    @property
+    def fate(self) -> object:
+        """The event loop."""
+        return self.loop
+
+    def prepare(self) -> None:
+        """Get ready to be woken."""
+        self.called = False
 
     def wake(self) -> bool:
         """Call the task in its loop, which may be this one, run in another thread, or be closed."""
@@ -165,7 +179,9 @@ class TaskWaiter(Waiter):
         """Do as a thread does."""
         if self.leads:
             await clock.asleep(min(seconds, _NAP))
-        elif not self.called:
+        elif self.called:
+            self.called = False
+        else:
             self.future = self.loop.create_future()
             timer = self.loop.call_later(seconds, self.expire)
             try:
@@ -239,7 +255,7 @@ class Gate:
         return self._believed(line.tat, now), len(line.queue)
 
     def _believed(self, tat: float, now: float) -> float:
-        """Return `tat`; none if it is further away than the limit allows: another clock has taken over."""
+        """Return `tat`, or `NEVER` if the limit cannot have set it: another clock has taken over."""
         return NEVER if tat - now > self.longest * (1 + _ROUNDING) + _ROUNDING else tat
 
     def _ask(self, key: Hashable, now: float) -> tuple[float, float]:
@@ -253,27 +269,46 @@ class Gate:
         return wait == 0 or deadline is None or wait < deadline - now
 
     def _join(self, key: Hashable, waiter: Waiter, now: float, wait: float) -> None:
+        waiter.prepare()
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key, self._believed(self.read(key), now))
+            line = self.lines[key] = Line(key, self._believed(self.read(key), now), now)
             self.write(key, SHUT, now)
             _busy.add(self)
-        waiter.prepare()
-        waiter.line, waiter.leads, waiter.begun = line, not line.queue, now
-        waiter.until = now + wait + _GRACE
+        waiter.line, waiter.until = line, now + wait + _GRACE
         line.queue[waiter] = None
 
-    def _remove(self, waiter: Waiter, now: float) -> Waiter | None:
+    def _rejoin(self, waiter: Waiter, line: Line, now: float) -> Line:
+        """Put a waiter that has lost its place, or whose line was left behind by a fork, at the end."""
+        if waiter in line.queue and self.lines.get(line.key) is line:
+            return line
+        self._join(line.key, waiter, now, self._ask(line.key, now)[1])
+        return self.lines[line.key]
+
+    def _pass_over(self, line: Line, now: float) -> list[Waiter]:
+        """Take the first out of the line, if it is late, and whoever is with it; return who should look now."""
+        first = next(iter(line.queue))
+        if now - max(line.since, line.tat - self.tolerance) < _GRACE:
+            return []
+        late = [one for one in line.queue if one.fate is first.fate]
+        for waiter in late:
+            line.queue.pop(waiter, None)
+        line.since = now
+        return [*late, *islice(line.queue, 1)]
+
+    def _remove(self, waiter: Waiter, now: float) -> list[Waiter]:
         """Take a waiter out of its line; return who is first now, if that is somebody else than before."""
         line, waiter.line = waiter.line, None
         if line is None or waiter not in line.queue:
-            return None
+            return []
         was_first = next(iter(line.queue)) is waiter
         del line.queue[waiter]
-        if line.queue:
-            return next(iter(line.queue)) if was_first else None
-        self._close(line, now)
-        return None
+        if not line.queue:
+            self._close(line, now)
+        elif was_first:
+            line.since = now
+            return [next(iter(line.queue))]
+        return []
 
     def _close(self, line: Line, now: float) -> None:
         if self.lines.get(line.key) is line:
@@ -292,7 +327,7 @@ class Gate:
             tat = self.tat
             if tat - now > self.reach:
                 return False
-            self.tat = (max(now, tat)) + self.interval
+            self.tat = max(tat, now) + self.interval
         return True
 
     def enter(self, key: Hashable, waiter: Waiter) -> float:
@@ -304,6 +339,7 @@ class Gate:
             if wait == 0 and key not in self.lines:
                 self.write(key, after, now)
             elif self._may_wait(wait, now, deadline):
+                waiter.begun = now
                 self._join(key, waiter, now, wait)
             else:
                 self.rejected += 1
@@ -312,32 +348,41 @@ class Gate:
     def ask(self, waiter: Waiter) -> float:
         """Admit a call that waits, if it is its turn (0); return after how many seconds to ask again."""
         with self.lock:
-            line, now = waiter.line, self.now()
-            if line is None:
+            if waiter.line is None:
                 return 0.0
-            waiter.leads = waiter.leads or next(iter(line.queue)) is waiter or now >= waiter.until
-            if not waiter.leads:
-                return waiter.until - now
-            after, wait = decide(self._believed(line.tat, now), now, self.interval, self.tolerance)
-            if wait > 0:
-                return wait
+            now = self.now()
+            line = self._rejoin(waiter, waiter.line, now)
+            wait, others = self._look(waiter, line, now)
+        self._wake(others)
+        return wait
+
+    def _look(self, waiter: Waiter, line: Line, now: float) -> tuple[float, list[Waiter]]:
+        """Return the seconds until a waiter should look again, 0 if it is admitted, and who else should look now."""
+        others: list[Waiter] = []
+        if next(iter(line.queue)) is not waiter and now >= waiter.until:
+            others = self._pass_over(line, now)
+            waiter.until = now + _GRACE
+        waiter.leads = next(iter(line.queue)) is waiter
+        if not waiter.leads:
+            return waiter.until - now, others
+        after, wait = decide(self._believed(line.tat, now), now, self.interval, self.tolerance)
+        if wait == 0:
             line.tat, waiter.waited = after, now - waiter.begun
-            follower = self._remove(waiter, now)
-        self._wake(follower)
-        return 0.0
+            others += self._remove(waiter, now)
+        return wait, others
 
     def leave(self, waiter: Waiter) -> None:
         """Take a call that will not be made out of the line; those behind it move up."""
         if waiter.line is None:
             return
         with self.lock:
-            follower = self._remove(waiter, self.now())
-        self._wake(follower)
+            others = self._remove(waiter, self.now())
+        self._wake(others)
 
-    def _wake(self, waiter: Waiter | None) -> None:
-        while waiter is not None and not waiter.wake():
-            with self.lock:
-                waiter = self._remove(waiter, self.now())
+    def _wake(self, waiters: list[Waiter]) -> None:
+        for waiter in waiters:
+            if not waiter.wake():
+                self.leave(waiter)
 
     def wait_for(self, key: Hashable) -> float:
         """Return the seconds until a call made then is admitted at once."""
