@@ -93,6 +93,10 @@ from holdfast.infrastructure.resilience.pipeline import explain as explain
 from holdfast.infrastructure.resilience.policy import Policy as Policy
 from holdfast.infrastructure.resilience.randomness import current_random as current_random
 from holdfast.infrastructure.resilience.randomness import use_random as use_random
+from holdfast.infrastructure.resilience.rate_limit import RateLimit as RateLimit
+from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig as RateLimitConfig
+from holdfast.infrastructure.resilience.rate_limit import RateLimits as RateLimits
+from holdfast.infrastructure.resilience.rate_limit import rate_limit as rate_limit
 from holdfast.infrastructure.resilience.registry import Registry as Registry
 from holdfast.infrastructure.resilience.registry import Resilient as Resilient
 from holdfast.infrastructure.resilience.registry import recommended as recommended
@@ -181,7 +185,10 @@ __all__ = [
     "ProbeExpired",
     "PropagationMiddleware",
     "Quantile",
+    "RateLimit",
+    "RateLimitConfig",
     "RateLimitedError",
+    "RateLimits",
     "Registry",
     "Resilient",
     "RetriesNested",
@@ -227,6 +234,7 @@ __all__ = [
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",
+    "rate_limit",
     "recommended",
     "register_classifier",
     "registry",

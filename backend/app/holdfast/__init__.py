@@ -103,6 +103,10 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.policy import Policy as Policy
     from holdfast.infrastructure.resilience.randomness import current_random as current_random
     from holdfast.infrastructure.resilience.randomness import use_random as use_random
+    from holdfast.infrastructure.resilience.rate_limit import RateLimit as RateLimit
+    from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig as RateLimitConfig
+    from holdfast.infrastructure.resilience.rate_limit import RateLimits as RateLimits
+    from holdfast.infrastructure.resilience.rate_limit import rate_limit as rate_limit
     from holdfast.infrastructure.resilience.registry import Registry as Registry
     from holdfast.infrastructure.resilience.registry import Resilient as Resilient
     from holdfast.infrastructure.resilience.registry import recommended as recommended
@@ -190,7 +194,10 @@ _EXPORTS = {
     "ProbeExpired": "holdfast.infrastructure.resilience.events",
     "PropagationMiddleware": "holdfast.infrastructure.transport.propagation",
     "Quantile": "holdfast.infrastructure.resilience.hedge",
+    "RateLimit": "holdfast.infrastructure.resilience.rate_limit",
+    "RateLimitConfig": "holdfast.infrastructure.resilience.rate_limit",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
+    "RateLimits": "holdfast.infrastructure.resilience.rate_limit",
     "Registry": "holdfast.infrastructure.resilience.registry",
     "Resilient": "holdfast.infrastructure.resilience.registry",
     "RetriesNested": "holdfast.infrastructure.resilience.events",
@@ -238,6 +245,7 @@ _EXPORTS = {
     "httpx_transport": "holdfast.infrastructure.transport.http",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
     "outgoing_headers": "holdfast.infrastructure.transport.propagation",
+    "rate_limit": "holdfast.infrastructure.resilience.rate_limit",
     "recommended": "holdfast.infrastructure.resilience.registry",
     "register_classifier": "holdfast.infrastructure.resilience.classify",
     "registry": "holdfast.infrastructure.resilience.registry",
@@ -313,7 +321,10 @@ __all__ = [
     "ProbeExpired",
     "PropagationMiddleware",
     "Quantile",
+    "RateLimit",
+    "RateLimitConfig",
     "RateLimitedError",
+    "RateLimits",
     "Registry",
     "Resilient",
     "RetriesNested",
@@ -359,6 +370,7 @@ __all__ = [
     "httpx_transport",
     "live_breakers",
     "outgoing_headers",
+    "rate_limit",
     "recommended",
     "register_classifier",
     "registry",
