@@ -86,11 +86,22 @@ policies: st.SearchStrategy[Policy] = st.one_of(
 )
 pipelines = st.lists(policies, min_size=1, max_size=5).map(lambda parts: Pipeline(*parts, name="service"))
 
+
+def refused(after: float) -> Step:
+    """Return a step that fails for good."""
+    return fail(ValueError, after=after)
+
+
+def busy(hint: float) -> Step:
+    """Return a step that asks to come back later."""
+    return fail(BusyError(hint))
+
+
 steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(succeed, after=seconds),
     st.builds(fail, after=seconds),
-    st.builds(lambda after: fail(ValueError, after=after), seconds),
-    st.builds(lambda hint: fail(BusyError(hint)), st.sampled_from((0.0, 0.5, 4.0, 200.0))),
+    seconds.map(refused),
+    st.sampled_from((0.0, 0.5, 4.0, 200.0)).map(busy),
     st.just(hang()),
 )
 

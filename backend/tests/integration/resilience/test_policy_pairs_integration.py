@@ -69,7 +69,8 @@ class Stack:
 
     def expected(self) -> tuple[int, object]:
         """Return how often a call that fails in passing reaches the script, and what comes out."""
-        calls, outcome = 1, object()
+        calls = 1
+        outcome: object = None
         for name in reversed(self.names):
             if outcome == "degraded":
                 break
@@ -130,11 +131,11 @@ def test_cancellation_passes_both(virtual_clock: VirtualClock, names: tuple[str,
         task = asyncio.ensure_future(call())
         await virtual_clock.asleep(5.0)
         task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        outcomes: list[object] = list(await asyncio.gather(task, return_exceptions=True))
         ended = virtual_clock.elapsed
         left = [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
         assert left == []
-        return outcome, ended, await call()
+        return outcomes[0], ended, await call()
 
     outcome, ended, following = virtual_clock.run(main())
     assert (type(outcome), ended, following, script.calls) == (asyncio.CancelledError, 5.0, "next", 2)
