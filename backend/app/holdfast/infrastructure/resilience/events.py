@@ -196,6 +196,10 @@ class ChaosInjected(Event):
 _E = TypeVar("_E", bound=Event)
 
 
+def _is_kind(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Event)
+
+
 def _check(subscriber: object, kinds: tuple[object, ...], names: object) -> None:
     faults = Faults("subscribe")
     faults.check(
@@ -203,9 +207,9 @@ def _check(subscriber: object, kinds: tuple[object, ...], names: object) -> None
     )
     faults.callable("subscriber", subscriber, sync=True)
     for at, kind in enumerate(kinds):
-        fine = isinstance(kind, type) and issubclass(kind, Event)
+        fine = _is_kind(kind)
         faults.check(fine, f"kinds[{at}]", kind, "is no kind of event", "give a class such as CircuitOpened")
-    fine = names is None or isinstance(names, (frozenset, set))
+    fine = names is None or type(names) in {frozenset, set}
     faults.check(fine, "names", names, "is no set of names", 'give frozenset({"payments"}) or None')
     faults.finish()
 
