@@ -8,8 +8,10 @@ from uuid import uuid4
 import pytest
 
 from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
+from backend.tests.integration.resilience._hand import Caller, HandClock
 from backend.tests.integration.resilience._make import Make
-from backend.tests.integration.resilience._redis import RedisProcess, connect, delete
+from backend.tests.integration.resilience._redis import CountingRedis, RedisProcess, connect, delete
+from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.registry import Registry
 from holdfast.testing.clock import VirtualClock
 
@@ -70,3 +72,26 @@ def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
     process.start()
     yield process
     process.kill()
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[CountingRedis]:
+    """Give a client of the test's own, to look at what others left in the Redis at `redis_url`."""
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def hand_clock() -> Iterator[HandClock]:
+    """Give a clock that stands still until it is moved, as everybody's."""
+    clock = HandClock()
+    with use_clock(clock):
+        yield clock
+
+
+@pytest.fixture
+def caller(mode: Mode, hand_clock: HandClock) -> Iterator[Caller]:
+    """Give what calls through limits in Redis in the mode, and closes their connections."""
+    made = Caller(mode, hand_clock)
+    yield made
+    made.close()

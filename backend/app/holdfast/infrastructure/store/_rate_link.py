@@ -97,19 +97,21 @@ class Link:
         self._url = client if isinstance(client, str) else None
         self.timeout = timeout
         self.health = health
-        self._client = client if self._url is None else self._connect(self._redis, self._redis.retry)
+        self._client = client
+        if self._url is not None:
+            self._client = self._connect(self._redis, self._redis.retry, socket_timeout=timeout)
         self._async_client = async_client
         # A client of redis.asyncio belongs to the loop that it was first used in.
         self._by_loop: MutableMapping[AbstractEventLoop, Any] | None = None
 
-    def _connect(self, redis: Any, retry: Any) -> Any:
+    def _connect(self, redis: Any, retry: Any, *, socket_timeout: float | None) -> Any:
         from redis.backoff import NoBackoff
 
         pool = redis.BlockingConnectionPool.from_url(
             self._url,
             max_connections=_CONNECTIONS,
             timeout=self.timeout,
-            socket_timeout=self.timeout,
+            socket_timeout=socket_timeout,
             socket_connect_timeout=self.timeout,
             retry=retry.Retry(NoBackoff(), 0),
         )
@@ -129,7 +131,9 @@ class Link:
         if client is None:
             import redis.asyncio.retry
 
-            client = self._by_loop[loop] = self._connect(redis.asyncio, redis.asyncio.retry)
+            # `ask_async` bounds it; a socket_timeout would cost a timer more.
+            client = self._connect(redis.asyncio, redis.asyncio.retry, socket_timeout=None)
+            self._by_loop[loop] = client
         return client
 
     def ask(self, script: Script, *args: object) -> Any:
@@ -162,9 +166,14 @@ class Link:
             return None
         import asyncio
 
+        task: Any = asyncio.current_task()
+        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(self.timeout):
                 reply = await self._run_async(client, script, args)
+            if task.cancelling() > cancelled:
+                # redis-py sends by `wait_for`, which swallows a cancellation that comes late, before Python 3.12.
+                raise asyncio.CancelledError
         except Exception as error:  # as in `ask`
             return self.health.failed(error, tried=tried)
         except BaseException:
