@@ -107,9 +107,13 @@ def test_a_mode_without_a_client_is_a_clear_error() -> None:
 
 def test_a_key_function_that_raises_is_the_callers_error() -> None:
     """Nobody knows which limit is meant, so the call is not made."""
-    limit = RedisRateLimit(NOWHERE, "x", 1, key=lambda who: who["tenant"], on_failure="admit")
+
+    def tenant(request: dict[str, str]) -> str:
+        return request["tenant"]
+
+    limit = RedisRateLimit(NOWHERE, "x", 1, key=tenant, on_failure="admit")
     with pytest.raises(KeyError):
-        limit(lambda who: who)({})
+        limit(tenant)({})
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
 class RedisRateLimitConfig(RateLimitConfig):
     """The settings of a `RedisRateLimit`, validated: frozen, keyword-only, comparable."""
 
-    name: str
     on_failure: Literal["local", "admit", "refuse"]
     namespace: str
     timeout: float

@@ -69,7 +69,8 @@ def tell(what: str) -> None:
 def main(url: str, namespace: str, seconds: str, mode: str, settings: str) -> None:
     """Be one of the fleet."""
     limit = RedisRateLimit(url, "fleet", namespace=namespace, timeout=10.0, **json.loads(settings))
-    with redis.Redis.from_url(url) as client:
+    made: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # redis has no type for it
+    with made as client:
         client.ping()
         tell("ready")
         sys.stdin.readline()

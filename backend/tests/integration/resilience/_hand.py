@@ -47,18 +47,22 @@ class Caller:
 
     def limit(self, client: Any, name: str = "x", rate: float = 1.0, **settings: Any) -> RedisRateLimit:
         """Return a limit whose connections are closed at the end."""
-        self.limits.append(RedisRateLimit(client, name, rate, **{"timeout": 5.0, **settings}))
+        settings.setdefault("timeout", 5.0)
+        self.limits.append(RedisRateLimit(client, name, rate, **settings))
         return self.limits[-1]
 
     def call(self, limit: RedisRateLimit, *args: Any) -> Any:
         """Call a function that returns its arguments."""
-        if self.mode == "sync":
-            return limit(lambda *args: args)(*args)
 
-        async def echo(*args: Any) -> Any:
+        def echo(*args: object) -> object:
             return args
 
-        return self.runner.run(limit(echo)(*args), context=copy_context())
+        async def echo_async(*args: object) -> object:
+            return args
+
+        if self.mode == "sync":
+            return limit(echo)(*args)
+        return self.runner.run(limit(echo_async)(*args), context=copy_context())
 
     def wait(self, limit: RedisRateLimit, *args: Any) -> float:
         """Make a call; return for how long it was made to wait: negative if it was refused."""

@@ -97,7 +97,7 @@ class Link:
         self._url = client if isinstance(client, str) else None
         self.timeout = timeout
         self.health = health
-        self._client = client
+        self._client: Any = client
         if self._url is not None:
             self._client = self._connect(self._redis, self._redis.retry, socket_timeout=timeout)
         self._async_client = async_client
@@ -171,9 +171,7 @@ class Link:
         try:
             async with asyncio.timeout(self.timeout):
                 reply = await self._run_async(client, script, args)
-            if task.cancelling() > cancelled:
-                # redis-py sends by `wait_for`, which swallows a cancellation that comes late, before Python 3.12.
-                raise asyncio.CancelledError
+            _pass_on(task, cancelled)
         except Exception as error:  # as in `ask`
             return self.health.failed(error, tried=tried)
         except BaseException:
@@ -200,6 +198,14 @@ class Link:
         client = None if self._by_loop is None else self._by_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.connection_pool.disconnect()
+
+
+def _pass_on(task: Any, cancelled: int) -> None:
+    """Raise a cancellation that was swallowed: by `wait_for`, by which redis-py sends, before Python 3.12."""
+    if task.cancelling() > cancelled:
+        from asyncio import CancelledError
+
+        raise CancelledError
 
 
 def _given(client: Any, mode: str, setting: str) -> Any:

@@ -40,7 +40,6 @@ class RedisRateLimitConfig(RateLimitConfig):
 
     __slots__ = ("namespace", "on_failure", "timeout")
 
-    name: str
     on_failure: Literal["local", "admit", "refuse"]
     namespace: str
     timeout: float
@@ -123,7 +122,7 @@ class RedisRateLimit(Policy):
         faults.callable("key", key, sync=True)
         _check_clients(faults, client, async_client)
         faults.finish()
-        self._gate = _Gate(config, key, client, async_client)
+        self._gate = _Gate(config, name, key, client, async_client)
 
     @property
     def config(self) -> RedisRateLimitConfig:
@@ -133,7 +132,7 @@ class RedisRateLimit(Policy):
     @property
     def name(self) -> str:
         """The name in events, errors and keys."""
-        return self._gate.config.name
+        return self._gate.name
 
     @property
     def rejected(self) -> int:
@@ -263,18 +262,20 @@ class _Slot:
 class _Gate:
     """One limit: settings, the way to Redis, and what stands in for it."""
 
-    __slots__ = ("config", "key", "link", "local", "numbers", "rejected")
+    __slots__ = ("config", "key", "link", "local", "name", "numbers", "rejected")
 
     def __init__(
         self,
         config: RedisRateLimitConfig,
+        name: str,
         key: Callable[..., Hashable] | None,
         client: Any,
         async_client: Any,
     ) -> None:
         self.config = config
+        self.name = name
         self.key = key
-        self.link = Link(client, async_client, config.timeout, Health(config.name, config.clock))
+        self.link = Link(client, async_client, config.timeout, Health(name, config.clock))
         self.numbers = settings(config)
         self.local = _local(config, keyed=key is not None)
         self.rejected = 0
@@ -287,13 +288,11 @@ class _Gate:
     def block(self) -> None:
         """Refuse to guard a block, whose key nobody knows."""
         if self.key is not None:
-            raise TypeError(
-                f"{self.config.name!r} has a limit for each key: a block has no arguments to tell which"
-            )
+            raise TypeError(f"{self.name!r} has a limit for each key: a block has no arguments to tell which")
 
     def label(self, key: Hashable) -> str:
         """Return what events and errors call this."""
-        return self.config.name if self.key is None else f"{self.config.name}[{key}]"
+        return self.name if self.key is None else f"{self.name}[{key}]"
 
     def at(self, label: str) -> tuple[object, ...]:
         """Return the Redis key and the numbers that both scripts want."""
