@@ -24,8 +24,6 @@ from holdfast.infrastructure.resilience.clock import SYSTEM, Clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
 from holdfast.infrastructure.resilience.errors import RateLimitedError
 from holdfast.infrastructure.resilience.events import CallDelayed, CallRejected, StorageFailed
-from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
-from holdfast.infrastructure.store._rate_script import GIVE_BACK, TAKE, settings
 from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit
 from holdfast.testing.recorder import EventRecorder
 
@@ -338,26 +336,52 @@ def test_a_cancellation_during_the_round_trip_passes(
 
 @pytest.mark.parametrize("burst", [1, 4])
 def test_a_newcomer_always_gets_the_first_slot_that_is_free(
-    redis_client: CountingRedis, redis_namespace: str, burst: int
+    redis_url: str, redis_namespace: str, burst: int
 ) -> None:
     """However calls come and give up, no two hold the same slot, and none stays empty while later ones are taken."""
-    config = RateLimitConfig(rate=1, per=100, burst=burst)
-    key, numbers, draw = f"{redis_namespace}:x", settings(config), Random(7)
-    held: dict[int, tuple[bytes, bytes]] = {}
-    begin = 0.0
-    for _ in range(400):
-        given_up = [index for index in held if index >= burst]
-        if given_up and draw.random() < 0.48:
-            slot = held.pop(draw.choice(given_up))
-            assert redis_client.execute_command("EVAL", GIVE_BACK.text, 1, key, *numbers, *slot) == 1
-            continue
-        taken, wait, *slot_taken = redis_client.execute_command("EVAL", TAKE.text, 1, key, *numbers, 1e12)
-        begin = begin or float(slot_taken[0])
-        index = round((float(slot_taken[0]) - begin) / numbers[0])
-        assert (taken, index) == (1, next(free for free in range(400) if free not in held))
-        assert float(wait) / 1e8 == pytest.approx(max(0, index - burst + 1), abs=0.2)
-        held[index] = (slot_taken[0], slot_taken[1])
-    assert len(held) > burst
+
+    class Endless(Clock):
+        async def asleep(self, seconds: float) -> None:
+            slots.put_nowait(burst - 1 + round(seconds / 100))
+            await asyncio.Event().wait()
+
+    slots, draw, held = asyncio.Queue[int](), Random(7), dict[int, asyncio.Task[float]]()
+    limit = RedisRateLimit(
+        redis_url,
+        "x",
+        1,
+        per=100,
+        burst=burst,
+        max_wait=1e6,
+        namespace=redis_namespace,
+        timeout=5.0,
+        clock=Endless(),
+    )
+
+    async def give_up(slot: int) -> None:
+        task = held.pop(slot)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def main() -> None:
+        for _ in range(burst):
+            async with limit:
+                pass
+        for _ in range(300):
+            if held and draw.random() < 0.48:
+                await give_up(draw.choice([*held]))
+                continue
+            task = asyncio.create_task(limit.__aenter__())
+            slot = await slots.get()
+            assert slot == next(free for free in range(burst, 400) if free not in held)
+            held[slot] = task
+        assert len(held) > 1
+        for slot in [*held]:
+            await give_up(slot)
+        await limit.aclose()
+
+    asyncio.run(main())
 
 
 # Redis that fails
