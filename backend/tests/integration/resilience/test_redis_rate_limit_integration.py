@@ -487,6 +487,27 @@ def test_a_redis_that_hangs_holds_nobody_up(
     assert len(event_recorder.of(StorageFailed)) == 1
 
 
+def test_one_call_tries_a_redis_that_failed(redis_process: RedisProcess, hand_clock: HandClock) -> None:
+    """Of many calls after the pause one waits for the answer; the others do not wait with it."""
+    limit = RedisRateLimit(redis_process.url, "x", 1, on_failure="admit", timeout=0.3)
+    with connect(redis_process.url) as redis_client:
+        redis_client.execute_command("CLIENT", "PAUSE", 60_000, "ALL")
+    done: list[int] = []
+
+    async def fetch(who: int) -> None:
+        async with limit:
+            done.append(who)
+
+    async def main() -> None:
+        await fetch(0)
+        hand_clock.now += 1.0
+        await asyncio.gather(*map(fetch, range(1, 6)))
+        await limit.aclose()
+
+    asyncio.run(main())
+    assert done == [0, 2, 3, 4, 5, 1]
+
+
 def test_an_outage_that_many_threads_meet_at_once_is_told_once(event_recorder: EventRecorder) -> None:
     """Whoever fails first tells it."""
     limit = RedisRateLimit(NOWHERE, "x", 1, on_failure="admit")
