@@ -27,7 +27,7 @@ from holdfast.infrastructure.resilience.events import CallDelayed, CallRejected,
 from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit
 from holdfast.testing.recorder import EventRecorder
 
-FLEET = Path(__file__).with_name("_fleet.py")
+FLEET = Path(__file__).with_name("_rate_fleet.py")
 # Nobody listens there.
 NOWHERE = "redis://127.0.0.1:1/0"
 
