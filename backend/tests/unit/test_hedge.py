@@ -801,7 +801,10 @@ def test_bounds_with_a_budget_and_a_retry() -> None:
 
 def test_explain_warns_of_a_hedge_around_a_retry() -> None:
     """Each hedge would make all attempts of the retry; the other way round each attempt is hedged, as it should."""
-    around, inside = Pipeline(Hedge(1.0), Retry(3), Timeout(9.0)), Pipeline(Retry(3), Hedge(1.0), Timeout(9.0))
+    around, inside = (
+        Pipeline(Hedge(1.0), Retry(3), Timeout(9.0)),
+        Pipeline(Retry(3), Hedge(1.0), Timeout(9.0)),
+    )
     assert [one for one in around.explain().warnings if "hedge" in one] == [
         "hedge around a retry: every hedge retries, too; put the hedge inside"
     ]
