@@ -1,0 +1,558 @@
+"""The generic cell rate algorithm, and the line of those who wait for it: decides under its lock, acts outside it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from itertools import islice
+from math import inf
+
+from holdfast.infrastructure.resilience._ambient import ambient, hot
+from holdfast.infrastructure.resilience._bus import bus, emit
+from holdfast.infrastructure.resilience.deadline import current_deadline
+from holdfast.infrastructure.resilience.errors import RateLimitedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+    from collections.abc import Hashable
+    from typing import Any
+
+    from holdfast.infrastructure.resilience.clock import Clock
+    from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
+
+# A theoretical arrival time that has passed since ever, and one that nobody can meet: while a line forms.
+NEVER, SHUT = -inf, inf
+# What counts as rounding: of an interval, at most of a second.
+_ROUNDING = 1e-6
+# Seconds after which the first of a line looks whether the limit was changed.
+_NAP = 1.0
+# Seconds after which whoever does not come for its turn (its event loop is stopped or busy) loses its place.
+_GRACE = 2.0
+# When a family is full, this share of its keys makes room at once, so that a new key costs the same however many.
+_SHARE = 16
+_SAMPLE = 512
+
+# Reentrant: the garbage collector may close an abandoned coroutine that waits, at any line that holds one. Generated
+# code holds on to the lock itself, so that the child of a fork gets it made new in its place.
+_LOCKS = 31
+_locks: tuple[Any, ...] = tuple(threading.RLock() for _ in range(_LOCKS))
+_busy: set[Gate] = set()
+
+
+def _part() -> None:
+    """Part from the parent process: its threads hold no lock and stand in no line here."""
+    for lock in _locks:
+        lock._at_fork_reinit()
+    for gate in [*_busy]:
+        gate.dissolve()
+    _busy.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_part)
+
+
+def rounding(interval: float) -> float:
+    """Return how many seconds too early a call may come: what the arithmetic of floats may be wrong by."""
+    return min(interval, 1.0) * _ROUNDING
+
+
+def decide(tat: float, now: float, interval: float, tolerance: float) -> tuple[float, float]:
+    """Return the theoretical arrival time after one more call, and the seconds until that call conforms.
+
+    Source: ITU-T I.371, generic cell rate algorithm, virtual scheduling. `interval`: seconds between calls at the
+    rate; `tolerance`: how many seconds a call may come before its theoretical arrival time, (burst - 1) intervals.
+    """
+    start = max(tat, now)
+    wait = start - now - tolerance
+    return start + interval, wait if wait > rounding(interval) else 0.0
+
+
+class Line:
+    """Those who wait at a gate for one key, in order, `since` when the first one is, and the key's arrival time."""
+
+    __slots__ = ("key", "queue", "since", "tat")
+
+    def __init__(self, key: Hashable, tat: float, now: float) -> None:
+        self.key = key
+        self.tat = tat
+        self.since = now
+        self.queue: OrderedDict[Waiter, None] = OrderedDict()
+
+
+class Waiter:
+    """One call that waits, in `line` while it does, since `begun`; if it does not lead, it looks at `until`."""
+
+    __slots__ = ("begun", "leads", "line", "until", "waited")
+
+    line: Line | None
+    begun: float
+    until: float
+    waited: float
+
+    def __init__(self) -> None:
+        self.line = None
+        self.leads = False
+
+    @property
+    def fate(self) -> object:
+        """What this cannot go on without; whoever shares it is as late as this."""
+        return self
+
+    def prepare(self) -> None:
+        """Get ready to be woken."""
+
+    def wake(self) -> bool:
+        """Say that it is first now; return whether it can still be told."""
+        raise NotImplementedError
+
+
+class ThreadWaiter(Waiter):
+    """A thread that waits."""
+
+    __slots__ = ("event",)
+
+    event: threading.Event
+
+    def prepare(self) -> None:
+        """Get ready to be woken."""
+        self.event = threading.Event()
+
+    def wake(self) -> bool:
+        """Set the event."""
+        self.event.set()
+        return True
+
+    def pause(self, clock: Clock, seconds: float) -> None:
+        """Wait for the turn that comes in `seconds`, or to be first, or until whoever is first is late."""
+        if self.leads:
+            clock.sleep(min(seconds, _NAP))
+        elif clock.wait(self.event, seconds):
+            self.event.clear()
+
+
+class TaskWaiter(Waiter):
+    """A task that waits."""
+
+    __slots__ = ("called", "future", "loop")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.future: Future[None] | None = None
+
+    @property
+    def fate(self) -> object:
+        """The event loop."""
+        return self.loop
+
+    def prepare(self) -> None:
+        """Get ready to be woken."""
+        self.called = False
+
+    def wake(self) -> bool:
+        """Call the task in its loop, which may be this one, run in another thread, or be closed."""
+        import asyncio
+
+        if asyncio._get_running_loop() is self.loop:
+            self.call()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(self.call)
+        except RuntimeError:
+            return False
+        return True
+
+    def call(self) -> None:
+        """Let the task look, if it does not already."""
+        self.called = True
+        self.expire()
+
+    def expire(self) -> None:
+        """End the pause."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    async def pause(self, clock: Clock, seconds: float) -> None:
+        """Do as a thread does."""
+        if self.leads:
+            await clock.asleep(min(seconds, _NAP))
+        elif self.called:
+            self.called = False
+        else:
+            self.future = self.loop.create_future()
+            timer = self.loop.call_later(seconds, self.expire)
+            try:
+                await self.future
+            finally:
+                timer.cancel()
+
+
+class Gate:
+    """State of one limit. Generated code reads and writes `tat` under `lock`; while a line waits it is `SHUT`.
+
+    It admits what arrives at most `reach` seconds before its theoretical arrival time.
+    """
+
+    __slots__ = ("config", "interval", "lines", "lock", "longest", "reach", "rejected", "tat", "tolerance")
+
+    def __init__(self, config: RateLimitConfig) -> None:
+        self.lock: Any = _locks[id(self) // 64 % _LOCKS]
+        self.lines: dict[Hashable, Line] = {}
+        self.tat = NEVER
+        self.rejected = 0
+        self.longest = 0.0
+        self.set(config)
+
+    def set(self, config: RateLimitConfig) -> None:
+        """Take over the settings."""
+        self.config = config
+        self.interval = config.per / config.rate
+        self.tolerance = (config.burst - 1) * self.interval
+        self.reach = self.tolerance + rounding(self.interval)
+        self.longest = max(self.longest, self.tolerance + self.interval)
+
+    @property
+    def clock(self) -> Clock:
+        """The limit's clock."""
+        return self.config.clock or ambient.clock
+
+    def now(self) -> float:
+        """Read the limit's clock."""
+        clock = self.config.clock
+        return ambient.monotonic() if clock is None else clock.monotonic()
+
+    def label(self, key: Hashable, name: str) -> str:
+        """Return what events and errors call this; `name`, if it has no name of its own."""
+        return self.config.name or name
+
+    # What follows is called with the lock held. The clock is read there too: a reading from before may be older than
+    # what others have written since.
+
+    def read(self, key: Hashable) -> float:
+        """Return the theoretical arrival time of a key without a line."""
+        return self.tat
+
+    def write(self, key: Hashable, tat: float, now: float) -> None:
+        """Set the theoretical arrival time of a key, `SHUT` for one with a line."""
+        self.tat = tat
+
+    def forget(self, key: Hashable) -> None:
+        """Set the theoretical arrival time of a key without a line to `NEVER`."""
+        self.tat = NEVER
+
+    def rescale(self, now: float, ratio: float) -> None:
+        """Multiply what is left until every theoretical arrival time."""
+        self.tat = _scaled(self.tat, now, ratio)
+
+    def _state(self, key: Hashable, now: float) -> tuple[float, int]:
+        """Return the theoretical arrival time of a key, and how many wait for it."""
+        line = self.lines.get(key)
+        if line is None:
+            return self._believed(self.read(key), now), 0
+        return self._believed(line.tat, now), len(line.queue)
+
+    def _believed(self, tat: float, now: float) -> float:
+        """Return `tat`, or `NEVER` if the limit cannot have set it: another clock has taken over."""
+        return NEVER if tat - now > self.longest * (1 + _ROUNDING) + _ROUNDING else tat
+
+    def _ask(self, key: Hashable, now: float) -> tuple[float, float]:
+        """Decide on a call behind all those that wait."""
+        tat, ahead = self._state(key, now)
+        return decide(max(tat, now) + ahead * self.interval, now, self.interval, self.tolerance)
+
+    def _may_wait(self, wait: float, now: float, deadline: float | None) -> bool:
+        if wait > self.config.max_wait + rounding(self.interval):
+            return False
+        return wait == 0 or deadline is None or wait < deadline - now
+
+    def _join(self, key: Hashable, waiter: Waiter, now: float, wait: float) -> None:
+        waiter.prepare()
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = Line(key, self._believed(self.read(key), now), now)
+            self.write(key, SHUT, now)
+            _busy.add(self)
+        waiter.line, waiter.until = line, now + wait + _GRACE
+        line.queue[waiter] = None
+
+    def _rejoin(self, waiter: Waiter, line: Line, now: float) -> Line:
+        """Put a waiter that has lost its place, or whose line was left behind by a fork, at the end."""
+        if waiter in line.queue and self.lines.get(line.key) is line:
+            return line
+        self._join(line.key, waiter, now, self._ask(line.key, now)[1])
+        return self.lines[line.key]
+
+    def _pass_over(self, line: Line, now: float) -> list[Waiter]:
+        """Take the first out of the line, if it is late, and whoever is with it; return who should look now."""
+        first = next(iter(line.queue))
+        if now - max(line.since, line.tat - self.tolerance) < _GRACE:
+            return []
+        late = [one for one in line.queue if one.fate is first.fate]
+        for waiter in late:
+            line.queue.pop(waiter, None)
+        line.since = now
+        return [*late, *islice(line.queue, 1)]
+
+    def _remove(self, waiter: Waiter, now: float) -> list[Waiter]:
+        """Take a waiter out of its line; return who is first now, if that is somebody else than before."""
+        line, waiter.line = waiter.line, None
+        if line is None or waiter not in line.queue:
+            return []
+        was_first = next(iter(line.queue)) is waiter
+        del line.queue[waiter]
+        if not line.queue:
+            self._close(line, now)
+        elif was_first:
+            line.since = now
+            return [next(iter(line.queue))]
+        return []
+
+    def _close(self, line: Line, now: float) -> None:
+        if self.lines.get(line.key) is line:
+            del self.lines[line.key]
+            self.write(line.key, line.tat, now)
+        if not self.lines:
+            _busy.discard(self)
+
+    # What follows takes the lock itself and wakes outside it.
+
+    def passes(self, key: Hashable) -> bool:
+        """Admit a call if that takes no more than a look; generated code does the same in its own lines."""
+        clock = self.config.clock
+        now = ambient.monotonic() if clock is None else clock.monotonic()
+        with self.lock:
+            tat = self.tat
+            if tat - now > self.reach:
+                return False
+            self.tat = max(tat, now) + self.interval
+        return True
+
+    def enter(self, key: Hashable, waiter: Waiter) -> float:
+        """Admit a call (0), put it into the line (the seconds it will wait), or refuse it (the seconds it would)."""
+        deadline = current_deadline()
+        with self.lock:
+            now = self.now()
+            after, wait = self._ask(key, now)
+            if wait == 0 and key not in self.lines:
+                self.write(key, after, now)
+            elif self._may_wait(wait, now, deadline):
+                waiter.begun = now
+                self._join(key, waiter, now, wait)
+            else:
+                self.rejected += 1
+            return wait
+
+    def ask(self, waiter: Waiter) -> float:
+        """Admit a call that waits, if it is its turn (0); return after how many seconds to ask again."""
+        with self.lock:
+            if waiter.line is None:
+                return 0.0
+            now = self.now()
+            line = self._rejoin(waiter, waiter.line, now)
+            wait, others = self._look(waiter, line, now)
+        self._wake(others)
+        return wait
+
+    def _look(self, waiter: Waiter, line: Line, now: float) -> tuple[float, list[Waiter]]:
+        """Return the seconds until a waiter should look again, 0 if it is admitted, and who else should look now."""
+        others: list[Waiter] = []
+        if next(iter(line.queue)) is not waiter and now >= waiter.until:
+            others = self._pass_over(line, now)
+            waiter.until = now + _GRACE
+        waiter.leads = next(iter(line.queue)) is waiter
+        if not waiter.leads:
+            return waiter.until - now, others
+        after, wait = decide(self._believed(line.tat, now), now, self.interval, self.tolerance)
+        if wait == 0:
+            line.tat, waiter.waited = after, now - waiter.begun
+            others += self._remove(waiter, now)
+        return wait, others
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take a call that will not be made out of the line; those behind it move up."""
+        if waiter.line is None:
+            return
+        with self.lock:
+            others = self._remove(waiter, self.now())
+        self._wake(others)
+
+    def _wake(self, waiters: list[Waiter]) -> None:
+        for waiter in waiters:
+            if not waiter.wake():
+                self.leave(waiter)
+
+    def wait_for(self, key: Hashable) -> float:
+        """Return the seconds until a call made then is admitted at once."""
+        with self.lock:
+            return self._ask(key, self.now())[1]
+
+    def available(self, key: Hashable) -> int:
+        """Return how many calls made now are admitted at once."""
+        with self.lock:
+            now = self.now()
+            tat, ahead = self._state(key, now)
+            room = self.reach - max(tat - now, 0.0)
+            return 0 if ahead or room < 0 else int(room / self.interval) + 1
+
+    def waiting(self, key: Hashable) -> int:
+        """Return how many calls wait."""
+        line = self.lines.get(key)
+        return 0 if line is None else len(line.queue)
+
+    def change(self, config: RateLimitConfig) -> None:
+        """Take over other settings; calls made before weigh as much as calls made from now on."""
+        with self.lock:
+            now, old = self.now(), self.interval
+            ratio = config.per / config.rate / old
+            self.longest *= ratio
+            self.set(config)
+            self.rescale(now, ratio)
+            for line in self.lines.values():
+                line.tat = _scaled(line.tat, now, ratio)
+
+    def reset(self, key: Hashable) -> None:
+        """Forget the calls of a key; who waits for it has its turn when it looks."""
+        with self.lock:
+            line = self.lines.get(key)
+            if line is None:
+                self.forget(key)
+            else:
+                line.tat = NEVER
+
+    def dissolve(self) -> None:
+        """Let every line go, without waking anybody."""
+        for line in self.lines.values():
+            self.write(line.key, line.tat, NEVER)
+        self.lines.clear()
+
+
+class KeyedGate(Gate):
+    """State of a family: `tats` holds one float per key, and generated code reads and writes it under `lock`."""
+
+    __slots__ = ("idle", "max_keys", "swept", "tats")
+
+    def __init__(self, config: RateLimitConfig, max_keys: int, idle: float) -> None:
+        super().__init__(config)
+        self.tats: dict[Hashable, float] = {}
+        self.max_keys = max_keys
+        self.idle = idle
+        self.swept = self.now()
+
+    def label(self, key: Hashable, name: str) -> str:
+        """Return what events and errors call this: the family, and the key."""
+        return f"{self.config.name or name}[{key}]"
+
+    def passes(self, key: Hashable) -> bool:
+        """Admit a call if that takes no more than a look."""
+        now = self.now()
+        with self.lock:
+            tat = self.read(key)
+            if tat - now > self.reach:
+                return False
+            self.write(key, max(tat, now) + self.interval, now)
+        return True
+
+    def read(self, key: Hashable) -> float:
+        """Return the theoretical arrival time of a key without a line."""
+        return self.tats.get(key, NEVER)
+
+    def write(self, key: Hashable, tat: float, now: float) -> None:
+        """Set the theoretical arrival time of a key; make room first, if it is a new one."""
+        if key not in self.tats:
+            full = len(self.tats) >= self.max_keys
+            if full or not 0 <= now - self.swept < self.idle:
+                self._sweep(now)
+            if full:
+                self._evict(len(self.tats) - self.max_keys + max(1, self.max_keys // _SHARE))
+        self.tats[key] = tat
+
+    def forget(self, key: Hashable) -> None:
+        """Forget a key."""
+        self.tats.pop(key, None)
+
+    def rescale(self, now: float, ratio: float) -> None:
+        """Multiply what is left until every theoretical arrival time."""
+        for key, tat in self.tats.copy().items():
+            self.tats[key] = _scaled(tat, now, ratio)
+
+    def _sweep(self, now: float) -> None:
+        """Forget what has passed, and what another clock has left behind."""
+        self.swept = now
+        latest = now + self.longest * (1 + _ROUNDING) + _ROUNDING
+        # A copy, because a finalizer that leaves a line may run at any line.
+        for key, tat in self.tats.copy().items():
+            if tat <= now or latest < tat < SHUT:
+                self.tats.pop(key, None)
+
+    def _evict(self, many: int) -> None:
+        """Forget about so many keys (one at least) of those that will have passed first: that gives away the least."""
+        if many <= 0:
+            return
+        tats = self.tats.copy()
+        sample = sorted(islice(tats.values(), None, None, max(1, len(tats) // _SAMPLE)))
+        edge = sample[max(0, many * len(sample) // len(tats) - 1)]
+        soonest = (key for key, tat in tats.items() if tat <= edge and tat < SHUT)
+        for key in islice(soonest, many):
+            self.tats.pop(key, None)
+
+
+def _scaled(tat: float, now: float, ratio: float) -> float:
+    return tat if tat <= now else now + (tat - now) * ratio
+
+
+def refused(gate: Gate, key: Hashable, name: str, wait: float) -> RateLimitedError:
+    """Tell that a call was refused, and return its error."""
+    label = gate.label(key, name)
+    if bus.entries:
+        emit("CallRejected", label, policy="rate_limit", retry_after=wait)
+    return RateLimitedError(label, wait)
+
+
+def admit(gate: Gate, key: Hashable, name: str) -> float:
+    """Wait for the turn of a call that is not admitted at once; return for how long. RateLimitedError when refused."""
+    clock, waiter = gate.clock, ThreadWaiter()
+    try:
+        wait = gate.enter(key, waiter)
+        if waiter.line is None:
+            return _told(gate, key, name, wait)
+        while (wait := gate.ask(waiter)) > 0:
+            waiter.pause(clock, wait)
+    except BaseException:
+        gate.leave(waiter)
+        raise
+    return _delayed(gate, key, name, waiter.waited)
+
+
+async def admit_async(gate: Gate, key: Hashable, name: str) -> float:
+    """Do as `admit` does, without blocking the loop."""
+    import asyncio
+
+    clock, waiter = gate.clock, TaskWaiter(asyncio.get_running_loop())
+    try:
+        wait = gate.enter(key, waiter)
+        if waiter.line is None:
+            return _told(gate, key, name, wait)
+        while (wait := gate.ask(waiter)) > 0:
+            await waiter.pause(clock, wait)
+    except BaseException:
+        gate.leave(waiter)
+        raise
+    return _delayed(gate, key, name, waiter.waited)
+
+
+def _told(gate: Gate, key: Hashable, name: str, wait: float) -> float:
+    if wait > 0:
+        raise refused(gate, key, name, wait)
+    return 0.0
+
+
+def _delayed(gate: Gate, key: Hashable, name: str, seconds: float) -> float:
+    if bus.entries:
+        emit("CallDelayed", gate.label(key, name), policy="rate_limit", seconds=seconds)
+    return seconds
+
+
+hot.update(_admit_at_gate=admit, _admit_at_gate_async=admit_async, _shut=SHUT)
