@@ -40,6 +40,8 @@ _BOOKS = frozenset(
         "_breaker",
         "_bulkhead",
         "_bus",
+        "_cache",
+        "_cache_calls",
         "_foreign",
         "_gcra",
         "_outside",
