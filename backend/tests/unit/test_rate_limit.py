@@ -1,6 +1,7 @@
 """Rate limit: its settings, its arithmetic, inspection, families, and what a process may do to it."""
 
 import asyncio
+import dis
 import gc
 import inspect
 import os
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 
 import holdfast
+from holdfast.infrastructure.resilience import _gcra
+from holdfast.infrastructure.resilience._compile import source
 from holdfast.infrastructure.resilience._gcra import _GRACE, _busy, decide
 from holdfast.infrastructure.resilience.clock import SYSTEM, Clock, use_clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
@@ -33,6 +36,14 @@ from holdfast.infrastructure.resilience.rate_limit import (
 )
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.testing import VirtualClock
+
+
+@pytest.fixture(params=["plain", "locked"], autouse=True)
+def admission(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with the lock-free form and with that of builds without the GIL."""
+    chosen: str = request.param
+    monkeypatch.setattr(_gcra, "PLAIN", chosen == "plain")
+    return chosen
 
 
 def admitted(limit: RateLimit | Callable[[], Any], calls: int) -> int:
@@ -51,15 +62,20 @@ def admitted(limit: RateLimit | Callable[[], Any], calls: int) -> int:
     return count
 
 
+def gate_of(limit: RateLimit) -> Any:
+    """Return the state of a limit."""
+    return vars(RateLimit)["_gate"].__get__(limit)
+
+
 def ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handle an error that is expected."""
 
 
-def script(text: str) -> subprocess.CompletedProcess[str]:
+def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own."""
     root = str(Path(holdfast.__file__).parents[1])
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
+        [sys.executable, "-c", textwrap.dedent(text), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -688,8 +704,9 @@ class Ticking(Clock):
 
 
 FORK = """
-import os, signal, threading
+import os, signal, sys, threading
 from holdfast.infrastructure.resilience import _gcra
+_gcra.PLAIN = sys.argv[1:] == ["plain"]
 from holdfast.infrastructure.resilience.rate_limit import RateLimit, RateLimits
 from holdfast.testing import VirtualClock
 
@@ -730,10 +747,152 @@ assert code == 0, code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
+def test_a_forked_child_waits_for_nobody_of_its_parent(admission: str) -> None:
     """A fork while another thread holds every lock and others wait leaves the child's limits usable and exact."""
-    done = script(FORK)
+    done = script(FORK, admission)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Admissions without the lock, while somebody who holds it thinks
+
+
+class Interrupted(Clock):
+    """A clock at which something happens, once: after so many readings (`left`) one is what `happens` returns."""
+
+    def __init__(self, happens: Callable[[], float]) -> None:
+        self.now = 0.0
+        self.left = 0
+        self.happens = happens
+
+    def monotonic(self) -> float:
+        self.left -= 1
+        return self.happens() if self.left == 0 else self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_who_is_admitted_while_another_is_decided_on_counts() -> None:
+    """A place that is taken while the slow path decides to give it to somebody else is given once."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        call()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, clock=clock)
+    call = limit(lambda: None)
+    call()
+    clock.left, clock.now = 2, 0.5
+    with pytest.raises(RateLimitedError):
+        call()
+    assert (clock.left < 0, limit.retry_after) == (True, 1.0)
+
+
+def test_who_is_admitted_while_another_queues_counts() -> None:
+    """A call that takes the turn of one who has not yet its place in the line moves that one's turn back."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        assert call() == 1.0
+        return 0.5
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    assert call() == 0.0
+    clock.left, clock.now = 2, 0.5
+    assert call() == 2.0
+    assert (limit.waiting, limit.retry_after, len(_busy)) == (0, 1.0, 0)
+
+
+def test_who_need_not_queue_after_all_does_not() -> None:
+    """A call that was about to queue when the limit was reset is admitted at once, and stands in no line."""
+
+    def happens() -> float:
+        limit.reset()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    assert call() == 0.0
+    clock.left, clock.now = 2, 0.5
+    assert call() == 0.5
+    assert (limit.waiting, limit.retry_after, len(_busy)) == (0, 1.0, 0)
+
+
+def test_who_is_admitted_while_another_queues_anew_counts() -> None:
+    """Whoever has lost its place gets a new one behind a call that was admitted in between."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        assert call() == 1.0
+        return 0.5
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    gate, lost = gate_of(limit), _gcra.ThreadWaiter()
+    call = limit(lambda: clock.now)
+    assert (call(), gate.enter(None, lost)) == (0.0, 1.0)
+    gate.dissolve()
+    assert gate.tat == 1.0
+    clock.left, clock.now = 1, 0.5
+    assert gate.ask(lost) > 0.5
+    clock.now = 1.9
+    assert gate.ask(lost) > 0.0
+    clock.now = 2.0
+    assert gate.ask(lost) == 0.0
+    assert (limit.waiting, gate.tat, len(_busy)) == (0, 3.0, 0)
+
+
+def test_who_is_admitted_while_the_settings_change_counts() -> None:
+    """A call that is made while the rate changes weighs as much as any other afterwards."""
+
+    def happens() -> float:
+        call()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, burst=2, clock=clock)
+    call = limit(lambda: None)
+    call()
+    clock.left = 1
+    limit.reconfigure(per=10.0)
+    assert (clock.left <= 0, limit.available) == (True, 0)
+    assert limit.retry_after == 10.0
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_an_interrupt_leaves_nobody_in_the_line(at: int) -> None:
+    """An interrupt at any reading of the clock on the way into the line and through it takes no place."""
+
+    def happens() -> float:
+        raise KeyboardInterrupt
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    call()
+    clock.left = at
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert (limit.waiting, len(_busy)) == (0, 0)
+    clock.now = 1.0
+    assert call() == 1.0
+
+
+def test_the_lock_free_form_looks_and_leaps_between_two_calls(admission: str) -> None:
+    """What is admitted at once takes one line without a call or a loop, and no lock; the other form takes it."""
+    text = source((RateLimit(1),), lambda x: x)
+    assert ("with _l0:" in text) is (admission == "locked")
+    assert ("with _l0:" in source((RateLimits(1).get("a"),), lambda x: x)) is True
+    if admission == "plain":
+        line = next(line.strip() for line in text.splitlines() if "_g0.tat =" in line)
+        names = {one.opname for one in dis.get_instructions(compile(f"{line}\nelse: pass", "", "exec"))}
+        assert "STORE_ATTR" in names
+        assert not {name for name in names if "CALL" in name or "BACKWARD" in name or "WITH" in name}
 
 
 def test_a_sync_limit_needs_no_asyncio() -> None:

@@ -1,6 +1,7 @@
 """Seam: the line of a rate limit × cancellation, deadlines, threads and tasks that wait together."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from backend.tests.integration.resilience._driver import Driver, Scenario
 from backend.tests.integration.resilience._make import Make
 from backend.tests.integration.resilience._race import race
+from holdfast.infrastructure.resilience import _gcra
 from holdfast.infrastructure.resilience.clock import Clock, use_clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
 from holdfast.infrastructure.resilience.errors import RateLimitedError
@@ -22,6 +24,14 @@ from holdfast.testing.recorder import EventRecorder
 
 THREADS = 8
 EXITS: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
+
+
+@pytest.fixture(params=["plain", "locked"])
+def admission(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with the lock-free form and with that of builds without the GIL."""
+    chosen: str = request.param
+    monkeypatch.setattr(_gcra, "PLAIN", chosen == "plain")
+    return chosen
 
 
 def limit(per: float = 1.0, max_wait: float = 600.0, **settings: Any) -> RateLimit:
@@ -78,6 +88,7 @@ def test_a_newcomer_does_not_overtake(driver: Driver) -> None:
     assert log == [("a", 0.0), ("b", 1.0), ("c", 2.0), ("new", 3.0), ("newer", 4.0)]
 
 
+@pytest.mark.usefixtures("admission")
 def test_threads_and_tasks_wait_in_one_line(virtual_clock: VirtualClock) -> None:
     """Plain threads and tasks of two loops in other threads are served in the order in which they came."""
     bound, log = limit(), list[tuple[str, float]]()
@@ -493,6 +504,7 @@ def assert_never_above(times: list[float], interval: float, burst: int) -> None:
             assert last - first + 1 <= burst + (times[last] - begin) / interval
 
 
+@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("form", ["decorated", "block"])
 @pytest.mark.parametrize("burst", [1, 5])
@@ -520,6 +532,53 @@ def test_threads_that_hammer_never_exceed_the_rate(form: str, burst: int, *, key
     assert len(times) >= clock.monotonic() / (20 * TICK) - 5 * THREADS
 
 
+@pytest.mark.usefixtures("admission")
+@pytest.mark.parametrize("form", ["decorated", "block"])
+def test_an_instant_holds_the_burst_however_often_threads_switch(form: str) -> None:
+    """Where time stands still, eight threads that switch at every turn share exactly the burst."""
+    clock = VirtualClock()
+    with use_clock(clock):
+        bound = RateLimit(1, burst=5000)
+        call = bound(lambda: 1)
+
+        def block() -> int:
+            with bound:
+                return 1
+
+        def hammer() -> int:
+            sys.setswitchinterval(1e-6)
+            return sum(attempted(call if form == "decorated" else block) for _ in range(1000))
+
+        assert sum(race(*[hammer] * THREADS)) == 5000
+        assert (bound.available, bound.rejected) == (0, THREADS * 1000 - 5000)
+        clock.advance(1.0)
+        assert (bound.available, bound.retry_after) == (1, 0.0)
+
+
+@pytest.mark.usefixtures("admission")
+def test_newcomers_overtake_nobody() -> None:
+    """Calls that are admitted at once come between those that wait: the rate holds, and every thread gets on."""
+    clock, times = Ticking(), list[float]()
+    bound = RateLimit(1, per=10 * TICK, burst=2, max_wait=30 * TICK, clock=clock)
+    call = bound(lambda: times.append(clock.last))
+
+    def hammer() -> None:
+        sys.setswitchinterval(1e-6)
+        left = 40
+        while left:
+            try:
+                call()
+                left -= 1
+            except RateLimitedError:
+                clock.sleep(15 * TICK)
+
+    race(*[hammer] * THREADS)
+    assert len(times) == THREADS * 40
+    assert bound.waiting == 0
+    assert_never_above(times, 10 * TICK, 2)
+
+
+@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("burst", [1, 5])
 def test_threads_and_tasks_that_wait_never_exceed_the_rate(burst: int) -> None:
     """Threads and tasks in other threads that wait for their turn are all admitted, at the rate in every window."""
@@ -551,6 +610,7 @@ def test_threads_and_tasks_that_wait_never_exceed_the_rate(burst: int) -> None:
     assert (bound.waiting, bound.rejected) == (0, 0)
 
 
+@pytest.mark.usefixtures("admission")
 def test_the_last_place_is_given_once(virtual_clock: VirtualClock) -> None:
     """Threads and loops that ask at the same instant share exactly the burst, round after round."""
     bound = RateLimit(1, burst=7)
