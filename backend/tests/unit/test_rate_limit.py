@@ -702,6 +702,85 @@ class Ticking(Clock):
             self.here.last = self._readings * self._tick
         return float(self.here.last)
 
+    def sleep(self, seconds: float) -> None:
+        """Read until it is time."""
+        until = self.monotonic() + seconds
+        while self.monotonic() < until:
+            pass
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        """Read until the event is set or it is time."""
+        until = self.monotonic() + (1e9 if timeout is None else timeout)
+        while not event.is_set() and self.monotonic() < until:
+            pass
+        return event.is_set()
+
+
+def hammered(*actions: Callable[[], None]) -> None:
+    """Run every action in a thread of its own, with threads that switch whenever they can."""
+    start, before = threading.Barrier(len(actions)), sys.getswitchinterval()
+
+    def body(action: Callable[[], None]) -> None:
+        start.wait()
+        action()
+
+    threads = [threading.Thread(target=body, args=(action,)) for action in actions]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("form", ["decorated", "block"])
+def test_an_instant_holds_the_burst_however_often_threads_switch(
+    virtual_clock: VirtualClock, form: str
+) -> None:
+    """Where time stands still, eight threads share exactly the burst."""
+    limit, shares = RateLimit(1, burst=5000), list[int]()
+    asked = limit if form == "block" else limit(lambda: None)
+
+    hammered(*[lambda: shares.append(admitted(asked, 1000))] * 8)
+
+    assert sum(shares) == 5000
+    assert (limit.available, limit.rejected) == (0, 3000)
+    virtual_clock.advance(1.0)
+    assert (limit.available, limit.retry_after) == (1, 0.0)
+
+
+@pytest.mark.parametrize("form", ["decorated", "block"])
+@pytest.mark.parametrize("max_wait", [0.0, 30.0])
+def test_no_window_holds_more_than_the_rate_however_often_threads_switch(max_wait: float, form: str) -> None:
+    """Eight threads, some of which wait, are admitted as the rate allows in every window, each as often as it wants."""
+    clock, times = Ticking(1.0), list[float]()
+    limit = RateLimit(1, per=10.0, burst=3, max_wait=max_wait, clock=clock)
+    call = limit(lambda: times.append(clock.here.last))
+
+    def block() -> None:
+        with limit:
+            times.append(clock.here.last)
+
+    def hammer() -> None:
+        made = 0
+        while made < 40:
+            try:
+                call() if form == "decorated" else block()
+                made += 1
+            except RateLimitedError:
+                pass
+
+    hammered(*[hammer] * 8)
+
+    times.sort()
+    assert len(times) == 320
+    for first, begin in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= 3 + (times[last] - begin) / 10.0
+    assert limit.waiting == 0
+
 
 FORK = """
 import os, signal, sys, threading
@@ -885,9 +964,9 @@ def test_an_interrupt_leaves_nobody_in_the_line(at: int) -> None:
 
 def test_the_lock_free_form_looks_and_leaps_between_two_calls(admission: str) -> None:
     """What is admitted at once takes one line without a call or a loop, and no lock; the other form takes it."""
-    text = source((RateLimit(1),), lambda x: x)
+    text = source((RateLimit(1),), lambda: 1)
     assert ("with _l0:" in text) is (admission == "locked")
-    assert ("with _l0:" in source((RateLimits(1).get("a"),), lambda x: x)) is True
+    assert ("with _l0:" in source((RateLimits(1).get("a"),), lambda: 1)) is True
     if admission == "plain":
         line = next(line.strip() for line in text.splitlines() if "_g0.tat =" in line)
         names = {one.opname for one in dis.get_instructions(compile(f"{line}\nelse: pass", "", "exec"))}
@@ -933,6 +1012,36 @@ def test_a_loop_that_stops_holds_up_nobody(virtual_clock: VirtualClock) -> None:
     assert limit.waiting == 0
     assert sorted(stopped.run_until_complete(asyncio.gather(*tasks))) == [6.0, 7.0]
     stopped.close()
+    assert (limit.waiting, len(_busy)) == (0, 0)
+
+
+class Sleepy(Clock):
+    """A clock on which whoever sleeps first sleeps for 20 s."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.sleepers = 0
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleepers += 1
+        await self.clock.asleep(20.0 if self.sleepers == 1 else seconds)
+
+
+def test_a_task_that_does_not_come_holds_up_nobody_of_its_loop(virtual_clock: VirtualClock) -> None:
+    """Where the first alone is late, the next of its loop goes on when the grace is over, the rest at the rate."""
+    limit = RateLimit(1, max_wait=100.0, clock=Sleepy(virtual_clock))
+
+    async def call() -> float:
+        async with limit:
+            return virtual_clock.elapsed
+
+    async def main() -> list[float]:
+        return await asyncio.gather(*(call() for _ in range(4)))
+
+    assert virtual_clock.run(main()) == [0.0, 20.0, 2.0 + _GRACE, 3.0 + _GRACE]
     assert (limit.waiting, len(_busy)) == (0, 0)
 
 

@@ -11,7 +11,6 @@ import pytest
 from backend.tests.integration.resilience._driver import Driver, Scenario
 from backend.tests.integration.resilience._make import Make
 from backend.tests.integration.resilience._race import race
-from holdfast.infrastructure.resilience import _gcra
 from holdfast.infrastructure.resilience.clock import Clock, use_clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
 from holdfast.infrastructure.resilience.errors import RateLimitedError
@@ -24,14 +23,6 @@ from holdfast.testing.recorder import EventRecorder
 
 THREADS = 8
 EXITS: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
-
-
-@pytest.fixture(params=["plain", "locked"])
-def admission(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test with the lock-free form and with that of builds without the GIL."""
-    chosen: str = request.param
-    monkeypatch.setattr(_gcra, "PLAIN", chosen == "plain")
-    return chosen
 
 
 def limit(per: float = 1.0, max_wait: float = 600.0, **settings: Any) -> RateLimit:
@@ -88,7 +79,6 @@ def test_a_newcomer_does_not_overtake(driver: Driver) -> None:
     assert log == [("a", 0.0), ("b", 1.0), ("c", 2.0), ("new", 3.0), ("newer", 4.0)]
 
 
-@pytest.mark.usefixtures("admission")
 def test_threads_and_tasks_wait_in_one_line(virtual_clock: VirtualClock) -> None:
     """Plain threads and tasks of two loops in other threads are served in the order in which they came."""
     bound, log = limit(), list[tuple[str, float]]()
@@ -504,7 +494,6 @@ def assert_never_above(times: list[float], interval: float, burst: int) -> None:
             assert last - first + 1 <= burst + (times[last] - begin) / interval
 
 
-@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize("form", ["decorated", "block"])
 @pytest.mark.parametrize("burst", [1, 5])
@@ -532,7 +521,6 @@ def test_threads_that_hammer_never_exceed_the_rate(form: str, burst: int, *, key
     assert len(times) >= clock.monotonic() / (20 * TICK) - 5 * THREADS
 
 
-@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("form", ["decorated", "block"])
 def test_an_instant_holds_the_burst_however_often_threads_switch(form: str) -> None:
     """Where time stands still, eight threads that switch at every turn share exactly the burst."""
@@ -555,7 +543,6 @@ def test_an_instant_holds_the_burst_however_often_threads_switch(form: str) -> N
         assert (bound.available, bound.retry_after) == (1, 0.0)
 
 
-@pytest.mark.usefixtures("admission")
 def test_newcomers_overtake_nobody() -> None:
     """Calls that are admitted at once come between those that wait: the rate holds, and every thread gets on."""
     clock, times = Ticking(), list[float]()
@@ -578,7 +565,6 @@ def test_newcomers_overtake_nobody() -> None:
     assert_never_above(times, 10 * TICK, 2)
 
 
-@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("burst", [1, 5])
 def test_threads_and_tasks_that_wait_never_exceed_the_rate(burst: int) -> None:
     """Threads and tasks in other threads that wait for their turn are all admitted, at the rate in every window."""
@@ -610,7 +596,6 @@ def test_threads_and_tasks_that_wait_never_exceed_the_rate(burst: int) -> None:
     assert (bound.waiting, bound.rejected) == (0, 0)
 
 
-@pytest.mark.usefixtures("admission")
 def test_the_last_place_is_given_once(virtual_clock: VirtualClock) -> None:
     """Threads and loops that ask at the same instant share exactly the burst, round after round."""
     bound = RateLimit(1, burst=7)

@@ -322,14 +322,19 @@ class Gate:
             return True
         return self._join(line.key, waiter, seen, now, self._ask(line.key, seen, now)[1])
 
-    def _pass_over(self, line: Line, now: float) -> list[Waiter]:
-        """Take the first out of the line, if it is late, and whoever is with it; return who should look now."""
+    def _pass_over(self, waiter: Waiter, line: Line, now: float) -> list[Waiter]:
+        """Take the first out of the line, if it is late, and whoever is with it; return who should look now.
+
+        Where that is `waiter` too, which is evidently not held up, the first is late alone.
+        """
         first = next(iter(line.queue))
         if now - max(line.since, line.tat - self.tolerance) < _GRACE:
             return []
         late = [one for one in line.queue if one.fate is first.fate]
-        for waiter in late:
-            line.queue.pop(waiter, None)
+        if waiter in late:
+            late = [first]
+        for one in late:
+            line.queue.pop(one, None)
         line.since = now
         return [*late, *islice(line.queue, 1)]
 
@@ -413,7 +418,7 @@ class Gate:
         """Return the seconds until a waiter should look again, 0 if it is admitted, and who else should look now."""
         others: list[Waiter] = []
         if next(iter(line.queue)) is not waiter and now >= waiter.until:
-            others = self._pass_over(line, now)
+            others = self._pass_over(waiter, line, now)
             waiter.until = now + _GRACE
         waiter.leads = next(iter(line.queue)) is waiter
         if not waiter.leads:
