@@ -429,16 +429,12 @@ class Machine:
     def admit_now(self) -> Permit:
         """Admit one call; a storage that has to be asked is waited for. CircuitOpenError when refused."""
         permit = self.admit()
-        if self.outside is not None:
-            self.outside.confirm(self, permit)
-        return permit
+        return permit if self.outside is None else self.outside.confirm(self, permit)
 
     async def admit_soon(self) -> Permit:
         """Admit one call, as `admit_now` does, without blocking the event loop."""
         permit = self.admit()
-        if self.outside is not None:
-            await self.outside.confirm_async(self, permit)
-        return permit
+        return permit if self.outside is None else await self.outside.confirm_async(self, permit)
 
     def _tell_granted(self, permit: Permit | None, changes: list[Change]) -> None:
         try:
@@ -595,7 +591,7 @@ def guard(permit: Permit, stack: Stack, depth: int, args: tuple[Any, ...], kwarg
     """Make a call under a permit, and settle it."""
     machine = permit.owner
     if machine.outside is not None:
-        machine.outside.confirm(machine, permit)
+        permit = machine.outside.confirm(machine, permit)
     try:
         _before(machine, stack, args, kwargs)
         result = stack.below(depth)(*args, **kwargs)
@@ -614,7 +610,7 @@ async def guard_async(
     """Make an async call under a permit, and settle it."""
     machine = permit.owner
     if machine.outside is not None:
-        await machine.outside.confirm_async(machine, permit)
+        permit = await machine.outside.confirm_async(machine, permit)
     try:
         _before(machine, stack, args, kwargs)
         result = await stack.below(depth)(*args, **kwargs)

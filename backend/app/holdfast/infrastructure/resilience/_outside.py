@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.permit import Permit
 
 _POLL = 1.0
+# How often a call asks for admission while the state changes under it.
+_ASKED = 5
 
 
 class StateName(str):
@@ -95,37 +97,59 @@ class Outside:
         if self._storage is not None:
             self._followed(machine, self._storage.poll(machine, now))
 
-    def confirm(self, machine: Machine, permit: Permit) -> None:
-        """Have the storage confirm what this process admitted, where it must. CircuitOpenError if it refuses."""
-        question = None if self._storage is None else self._storage.question(permit)
-        if question is None:
-            return
-        try:
-            question.wait()
-            self._answered(machine, permit, question)
-        except BaseException:
-            question.abandon()
-            permit.neutral()
-            raise
+    def confirm(self, machine: Machine, permit: Permit) -> Permit:
+        """Have the storage confirm what this process admitted, where it must; return the permit that then holds.
 
-    async def confirm_async(self, machine: Machine, permit: Permit) -> None:
+        CircuitOpenError if it refuses.
+        """
+        for _ in range(_ASKED):
+            question = self._question(permit)
+            if question is None:
+                return permit
+            try:
+                question.wait()
+                if self._confirmed(machine, permit, question):
+                    return permit
+            except BaseException:
+                question.abandon()
+                permit.neutral()
+                raise
+            permit.neutral()
+            permit = machine.admit()
+        permit.neutral()
+        raise machine.refuse(machine.now())
+
+    async def confirm_async(self, machine: Machine, permit: Permit) -> Permit:
         """Have the storage confirm, as `confirm` does, without blocking the event loop."""
-        question = None if self._storage is None else self._storage.question(permit)
-        if question is None:
-            return
-        try:
-            await question.wait_async()
-            self._answered(machine, permit, question)
-        except BaseException:
-            question.abandon()
+        for _ in range(_ASKED):
+            question = self._question(permit)
+            if question is None:
+                return permit
+            try:
+                await question.wait_async()
+                if self._confirmed(machine, permit, question):
+                    return permit
+            except BaseException:
+                question.abandon()
+                permit.neutral()
+                raise
             permit.neutral()
-            raise
+            permit = machine.admit()
+        permit.neutral()
+        raise machine.refuse(machine.now())
 
-    def _answered(self, machine: Machine, permit: Permit, question: Any) -> None:
+    def _question(self, permit: Permit) -> Any:
+        return None if self._storage is None else self._storage.question(permit)
+
+    def _confirmed(self, machine: Machine, permit: Permit, question: Any) -> bool:
+        """Return whether the permit holds; if not, the state is another, and the call asks anew for admission."""
         change, admitted = self._storage.answered(permit, question)
         self._followed(machine, change)
+        if admitted is None:
+            return False
         if not admitted:
             raise machine.refuse(machine.now())
+        return True
 
     def _followed(self, machine: Machine, change: Change | None) -> None:
         """Tell that another process was followed into its state."""

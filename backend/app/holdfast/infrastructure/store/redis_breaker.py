@@ -108,7 +108,7 @@ class Reply(NamedTuple):
 
 
 class Question:
-    """What a call has to know before it is made. Without a job it is answered already: no."""
+    """What a call has to know before it is made. Without a job it need not wait."""
 
     __slots__ = ("_give_back", "_timeout", "_used", "job", "token")
 
@@ -166,7 +166,8 @@ class Shared:
         self._link: Link = storage._link
         self._keys = storage._keys()
         self._gen = ""
-        self._asked = self._heard = self._refused_until = _NEVER
+        self._asked = self._refused_until = _NEVER
+        self._knows = False
         self._look: Job | None = None
         self._looked_on: object = None
         # Replies that no call waits for, with the local generation they were asked in; the next call reads them.
@@ -235,11 +236,12 @@ class Shared:
         """Follow what Redis said, and have it asked again if it is time."""
         change = self._read(now) if self._inbox else None
         if now - self._asked >= self._storage._poll:
-            self._asked = now
             jobs = self._link.jobs
             if self._look is None or self._looked_on is not jobs or self._look.future.done():
                 self._looked_on = jobs
                 self._look = self._report("look")
+            # Last: whoever finds that it was asked for finds what was asked.
+            self._asked = now
         return change
 
     def question(self, permit: Permit) -> Question | None:
@@ -248,19 +250,22 @@ class Shared:
             return None
         if permit.probe:
             return self._ask_for_probe(permit)
-        if self._heard == _NEVER and not self._down and self._look is not None:
+        if not self._knows and not self._down and self._look is not None:
             return Question(self._look, None, self._storage._timeout, None)
-        return None
+        # A permit of a state that has ended since, or will when what was heard is read.
+        ended = bool(self._inbox) or self._machine.mode in {OPEN, HALF_OPEN}
+        return Question(None, None, 0.0, None) if ended else None
 
-    def answered(self, permit: Permit, question: Question) -> tuple[Change | None, bool]:
-        """Follow the answer; return the change, and whether the call may be made."""
-        if question.job is None:
-            return None, False
+    def answered(self, permit: Permit, question: Question) -> tuple[Change | None, bool | None]:
+        """Follow the answer; return the change, and whether the call may be made; None: in another state."""
         now = self._machine.now()
         if not permit.probe:
-            if not question.job.future.done():
-                self._heard = now  # the first call waits, not each until Redis answers
-            return self._read(now), self._machine.mode is not OPEN
+            change = self._read(now)
+            self._knows = True  # or gave up: the first call waits, not each until Redis answers
+            with self._machine.lock:  # who reads besides us has followed then, too
+                return change, None if self._machine.mode in {OPEN, HALF_OPEN} else True
+        if question.job is None:
+            return None, False
         reply = question.take()
         if reply is None:
             # Redis is slow or gone: what this process knows decides, and a late grant goes back.
@@ -280,15 +285,17 @@ class Shared:
 
     def _probe_answered(
         self, permit: Permit, reply: Reply, token: object, now: float
-    ) -> tuple[Change | None, bool]:
+    ) -> tuple[Change | None, bool | None]:
         granted = reply.lease != "0"
         if granted:
             self._leases[permit] = (reply.lease, reply.gen)
             self._forget_lost(now)
         change = self._read(now) or self._follow(reply, token, now)
         self._catch_up()
-        if granted or reply.state == CLOSED.value:
+        if granted:
             return change, True
+        if reply.state == CLOSED.value:
+            return change, None
         self._refused_until = now + self._storage._poll
         return change, False
 
@@ -338,7 +345,6 @@ class Shared:
         now = self._machine.now()
         state, gen, left, rounds, lease = raw
         reply = Reply(_text(state), _text(gen), int(left) / 1000, int(rounds), _text(lease), now)
-        self._heard = now
         self._down = False
         if token is not None:
             self._inbox.append((reply, token))
@@ -381,14 +387,15 @@ class Shared:
                 return None
             news = reply.gen != self._gen
             if not reply.state or (self._unsent and not news):
-                self._behind = True
+                self._behind = bool(reply.state) or machine.mode is OPEN
+                self._unsent = False
                 return None
             return self._adopt(reply, now, news=news)
 
     def _catch_up(self) -> None:
         """Tell Redis again what it has forgotten, or missed while it was away."""
         if self._behind:
-            self._behind = self._unsent = False
+            self._behind = False
             self._report_state()
 
     def _adopt(self, reply: Reply, now: float, *, news: bool) -> Change | None:
