@@ -76,7 +76,7 @@ class Fleet:
         self, *skews: float, mode: str = "sync", storage: dict[str, Any], **settings: Any
     ) -> list[Member]:
         """Start a process for each skew of its clock, and wait until all are ready."""
-        started = [Member(self.url, self.namespace, mode, skew, storage, settings) for skew in skews]
+        started = [Member([self.url, self.namespace], mode, skew, storage, settings) for skew in skews]
         self.members += started
         assert [member.answer() for member in started] == ["ready"] * len(started)
         return started

@@ -34,7 +34,8 @@ class SkewedClock(Clock):
 class Worker:
     """The process: a breaker, and a dependency that works, fails, or holds its callers until it is told to go on."""
 
-    def __init__(self, url: str, namespace: str, mode: str, skew: float, storage: Any, settings: Any) -> None:
+    def __init__(self, place: list[str], mode: str, skew: float, storage: Any, settings: Any) -> None:
+        url, namespace = place
         self.client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         self.namespace = namespace
         self.mode = mode
