@@ -36,7 +36,7 @@ def test_all_faults_are_reported_together() -> None:
 def test_each_fault_is_found_alone(settings: dict[str, Any], path: str) -> None:
     """One bad setting among good ones is the only one reported."""
     with pytest.raises(ConfigurationError) as caught:
-        RedisBreakerStorage(URL, **{"namespace": "x", **settings})
+        RedisBreakerStorage(URL, settings.pop("namespace", "x"), **settings)
     assert [fault.path for fault in caught.value.faults] == [path]
 
 
@@ -83,5 +83,9 @@ def test_a_family_takes_one_storage_for_each_key() -> None:
     """A storage for all keys of a family is refused, a function of the key is taken."""
     with pytest.raises(ConfigurationError, match="would be shared by all keys"):
         CircuitBreakers("x", key=str, storage=RedisBreakerStorage(URL, "x"))
-    family = CircuitBreakers("x", key=str, storage=lambda key: RedisBreakerStorage(URL, f"x:{key}"))
+
+    def storage(key: str) -> RedisBreakerStorage:
+        return RedisBreakerStorage(URL, f"x:{key}")
+
+    family = CircuitBreakers("x", key=str, storage=storage)
     assert family.get("a") is not family.get("b")

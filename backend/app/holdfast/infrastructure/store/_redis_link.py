@@ -61,7 +61,7 @@ class Link:
         """Begin anew, without a thread: in the child of a fork there is none."""
         self.jobs: SimpleQueue[Job | Future[None]] = SimpleQueue()
         # Holds one token while nobody works.
-        self._idle: list[None] = [None]
+        self.idle: list[None] = [None]
         self.circuit = CircuitBreaker(
             "redis of shared breakers",
             window=Window.consecutive(1),
@@ -96,13 +96,13 @@ class Link:
 
     def _wake(self) -> None:
         try:
-            self._idle.pop()
+            self.idle.pop()
         except IndexError:
             return
         try:
-            threading.Thread(target=self._work, args=(self.jobs, self._idle), daemon=True).start()
+            threading.Thread(target=self._work, args=(self.jobs, self.idle), daemon=True).start()
         except RuntimeError:
-            self._idle.append(None)  # too many threads, or the end of the process: somebody else may try
+            self.idle.append(None)  # too many threads, or the end of the process: somebody else may try
 
     def _work(self, jobs: SimpleQueue[Job | Future[None]], idle: list[None]) -> None:
         while True:
@@ -113,24 +113,35 @@ class Link:
                 if jobs.empty() or not _take(idle):
                     return
                 continue
-            if isinstance(job, Job):
+            try:
                 self._run(job)
-            else:
-                job.set_result(None)
+            except BaseException:
+                # A subscriber wants out. Whoever sends next gets another thread.
+                idle.append(None)
+                raise
             del job
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job | Future[None]) -> None:
+        if not isinstance(job, Job):
+            job.set_result(None)
+            return
         answer = None
+        try:
+            answer = self._ask(job)
+        finally:
+            job.future.set_result(answer)
+
+    def _ask(self, job: Job) -> Any:
         try:
             with self.circuit:
                 reply = self._script(keys=job.keys, args=job.args)
-            answer = job.read(reply)
+            return job.read(reply)
         except CircuitOpenError as error:
             job.failed(self._error or error)
         except Exception as error:
             self._error = error.with_traceback(None)
             job.failed(error)
-        job.future.set_result(answer)
+        return None
 
 
 def _take(idle: list[None]) -> bool:
@@ -164,10 +175,12 @@ def _client(url: str) -> Any:
         raise ImportError(
             "RedisBreakerStorage needs redis-py, which is not installed: pip install 'holdfast[redis]'"
         ) from error
-    make: Any = Redis.from_url  # pyright: ignore[reportUnknownMemberType]  # redis has no type for it
     # One retry: a connection that Redis closed while it was idle is found out by the first command on it.
     once = Retry(NoBackoff(), 1)
-    return make(url, socket_connect_timeout=_COMMAND, socket_timeout=_COMMAND, retry=once)
+    client: Any = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  # redis has no type for it
+        url, socket_connect_timeout=_COMMAND, socket_timeout=_COMMAND, retry=once
+    )
+    return client
 
 
 def _renew_links() -> None:
@@ -177,7 +190,7 @@ def _renew_links() -> None:
 
 def _last_words() -> None:
     for link in list(_links):
-        if not link.jobs.empty():
+        if not link.idle:
             link.flush(_LAST_WORDS)
 
 
