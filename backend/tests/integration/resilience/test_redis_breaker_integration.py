@@ -50,7 +50,7 @@ class Process:
         """Make a call that succeeds or fails: S, F or R; before and after it what is to be told is told."""
         self.storage.flush(BUSY)
         try:
-            self._call(error)
+            self.make(error)
         except CircuitOpenError:
             return "R"
         except ConnectionError:
@@ -59,7 +59,9 @@ class Process:
             self.storage.flush(BUSY)
         return "S"
 
-    def _call(self, error: Exception | None) -> None:
+    def make(self, error: Exception | None = None) -> None:
+        """Make a call, and wait for nothing else."""
+
         def target() -> None:
             if error is not None:
                 raise error
@@ -394,6 +396,53 @@ def test_without_redis_from_the_start(mode: Mode, event_recorder: EventRecorder)
         assert event_recorder.of(ProbeExpired) == ()
 
 
+def pause(redis_process: RedisProcess, seconds: float) -> None:
+    """Keep Redis from answering anybody for a time."""
+    with connect(redis_process.url) as client:
+        client.execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
+
+
+def test_a_grant_that_comes_too_late_goes_back(mode: Mode, redis_process: RedisProcess) -> None:
+    """A probe that did not wait for a slow Redis is made all the same; its place is free again at once."""
+    settings: dict[str, Any] = {"half_open_calls": 1, "open_for": 0.01}
+    with connect(redis_process.url) as first, connect(redis_process.url) as second:
+        one = Process(first, "late", mode, storage={"timeout": 0.05}, **settings)
+        other = Process(second, "late", mode, **settings)
+        one.call()
+        one.fail(2)
+        time.sleep(0.02)
+        pause(redis_process, 0.3)
+        one.make()
+        assert eventually(lambda: other.call() == "S") < BUSY
+
+
+def test_a_probe_that_is_cancelled_while_it_waits_goes_back(redis_process: RedisProcess) -> None:
+    """A task that is cancelled while it waits for Redis makes no call, and keeps no place."""
+    settings: dict[str, Any] = {"half_open_calls": 1, "open_for": 0.01}
+    made: list[str] = []
+
+    async def cancelled(breaker: CircuitBreaker) -> None:
+        @breaker
+        async def target() -> None:
+            made.append("call")
+
+        task = asyncio.create_task(target())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with connect(redis_process.url) as first, connect(redis_process.url) as second:
+        one, other = Process(first, "cancel", **settings), Process(second, "cancel", **settings)
+        one.call()
+        one.fail(2)
+        time.sleep(0.02)
+        pause(redis_process, 0.3)
+        asyncio.run(cancelled(one.breaker))
+        assert made == []
+        assert eventually(lambda: other.call() == "S") < BUSY
+
+
 # pybreaker's keys
 
 
@@ -466,5 +515,21 @@ sys.exit(os.waitpid(child, 0)[1])
 def test_the_child_of_a_fork_shares_too(redis_url: str, redis_namespace: str) -> None:
     """A child that is forked after the first call has no thread to send with, and makes one."""
     subprocess.run([sys.executable, "-c", FORK, redis_url, redis_namespace], check=True, timeout=60)
+    with connect(redis_url) as client:
+        assert Process(client, redis_namespace).call() == "R"
+
+
+EXIT = """
+import sys
+from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
+from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage
+
+CircuitBreaker("exits", storage=RedisBreakerStorage(*sys.argv[1:])).open()
+"""
+
+
+def test_a_process_that_ends_says_its_last_words(redis_url: str, redis_namespace: str) -> None:
+    """What a process decided just before it ended is shared."""
+    subprocess.run([sys.executable, "-c", EXIT, redis_url, redis_namespace], check=True, timeout=60)
     with connect(redis_url) as client:
         assert Process(client, redis_namespace).call() == "R"
