@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
+from backend.tests.integration.resilience._fleet import Fleet
 from backend.tests.integration.resilience._make import Make
 from backend.tests.integration.resilience._redis import RedisProcess, connect, delete
 from holdfast.infrastructure.resilience.registry import Registry
@@ -70,3 +71,11 @@ def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
     process.start()
     yield process
     process.kill()
+
+
+@pytest.fixture
+def fleet(redis_url: str, redis_namespace: str) -> Iterator[Fleet]:
+    """Give a fleet without processes yet, which share the Redis at hand and die with the test."""
+    made = Fleet(redis_url, redis_namespace)
+    yield made
+    made.stop()

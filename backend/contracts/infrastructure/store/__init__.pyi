@@ -1,0 +1,1 @@
+"""Where state is kept that outlives a process or belongs to several."""
