@@ -8,10 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import calls, imports, memory, table, threads
+from benchmarks import calls, imports, line, memory, policies, table, threads
 from benchmarks.rows import FULL, QUICK, Case, Effort, Row, Section
 
-SECTIONS: list[Section] = [*calls.SECTIONS, threads.SECTION, memory.SECTION, imports.SECTION]
+SECTIONS: list[Section] = [
+    *calls.SECTIONS,
+    *policies.SECTIONS,
+    line.SECTION,
+    threads.SECTION,
+    memory.SECTION,
+    imports.SECTION,
+]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,14 @@ from benchmarks.timing import middle
 
 _FORBIDDEN = ("asyncio", "tenacity", "pybreaker", "httpx", "redis")
 _DOOR = "from holdfast import retry, circuit_breaker, timeout"
+# As the door imports them: each from its own module.
+_EVERY = "\n".join(
+    f"import holdfast.infrastructure.resilience.{name}"
+    for name in (
+        *("retry", "circuit_breaker", "timeout", "bulkhead", "rate_limit", "concurrency_limit"),
+        *("throttle", "hedge", "fallback", "cache", "chaos", "pipeline", "registry"),
+    )
+)
 _DECORATED = f"{_DOOR}\n@retry\n@circuit_breaker\ndef fetch(order_id): ..."
 
 _PROGRAM = """\
@@ -99,6 +107,14 @@ def _cases() -> list[Import]:
             target=Target(0),
             milliseconds=False,
         ),
+        Import(library=OURS, what="every policy", statement=_EVERY),
+        Import(
+            library=OURS,
+            what="forbidden modules, every policy",
+            statement=_EVERY,
+            target=Target(0),
+            milliseconds=False,
+        ),
     ]
     names = (
         "tenacity",
@@ -109,10 +125,17 @@ def _cases() -> list[Import]:
         "aiobreaker",
         "purgatory",
         "redress",
+        "aiolimiter",
+        "limits",
     )
     peers = [Import(library=name, what=f"import {name}", statement=f"import {name}") for name in names]
     hyx = "import hyx.retry, hyx.circuitbreaker"
-    return [*own, *peers, Import(library="hyx", what="import hyx.retry, .circuitbreaker", statement=hyx)]
+    return [
+        *own,
+        *peers,
+        Import(library="hyx", what="import hyx.retry, .circuitbreaker", statement=hyx),
+        Import(library="pyrate-limiter", what="import pyrate_limiter", statement="import pyrate_limiter"),
+    ]
 
 
 SECTION = Section("import", "Import, beyond a bare interpreter", _cases, _measure)

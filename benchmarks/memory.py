@@ -11,14 +11,17 @@ from benchmarks import ours, peers, subjects
 from benchmarks.rows import OURS, Case, Effort, Function, Row, Section, Target
 
 _CALLS = 20
+# Keys after which a dictionary has just grown (CPython 3.11 to 3.13); one of other things than text weighs more, too.
+_JUST_GROWN = 1366
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed(Case):
-    """What makes one object, given a function of its own to decorate and a name."""
+    """What makes one object, given a function of its own to decorate and a name; `count`: how many, at any effort."""
 
     make: Callable[[Function, str], object]
     subject: Callable[[], Function] = subjects.service
+    count: int | None = None
 
 
 def _average(
@@ -57,7 +60,7 @@ def _measure(cases: Sequence[Weighed], effort: Effort) -> list[Row]:
     for case in cases:
         value, note = None, ""
         try:
-            value = _average(case.make, effort.objects, case.subject)
+            value = _average(case.make, case.count or effort.objects, case.subject)
         except ImportError as error:
             note = str(error)
         rows.append(
@@ -98,6 +101,28 @@ def _redress_budget(_: Function, __: str) -> object:
     return redress.Budget(max_retries=100, window_s=10.0)
 
 
+def _keys(*, text: bool = True) -> Callable[[Function, str], object]:
+    """Pass a family of limits with keys, each once."""
+    family = ours.limits_by_key()
+
+    def make(fn: Function, name: str) -> object:
+        with family.get(name if text else fn):
+            return None
+
+    return make
+
+
+def _limits_keys() -> Callable[[Function, str], object]:
+    made: list[Function] = []
+
+    def make(_: Function, name: str) -> object:
+        hit = made[0] if made else peers.limits_hit()
+        made[:] = [hit]
+        return hit(name)
+
+    return make
+
+
 def _cases() -> list[Weighed]:
     decorated = "function, retry + breaker"
     return [
@@ -123,6 +148,23 @@ def _cases() -> list[Weighed]:
         Weighed(library="redress", what="breaker", make=_redress_breaker),
         Weighed(library=OURS, what="budget", make=lambda _, name: ours.lone_budget(name), target=Target(200)),
         Weighed(library="redress", what="budget", make=_redress_budget),
+        Weighed(library=OURS, what="limiter key", make=_keys(), target=Target(120)),
+        Weighed(
+            library=OURS,
+            what="limiter key, at its worst",
+            make=_keys(text=False),
+            target=Target(120),
+            count=_JUST_GROWN,
+        ),
+        Weighed(library="limits", what="limiter key, fixed window", make=_limits_keys()),
+        Weighed(library="aiolimiter", what="limiter", make=lambda _, __: peers.aiolimiter_limiter()),
+        Weighed(library="pyrate-limiter", what="bucket", make=lambda _, __: peers.pyrate_limiter_bucket()),
+        Weighed(
+            library=OURS,
+            what="quantile estimate",
+            make=lambda _, __: ours.lone_estimate(),
+            target=Target(400),
+        ),
     ]
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
@@ -27,6 +29,11 @@ def f(x: int) -> int:
 
 def anything(*args: Any, **kwargs: Any) -> None:
     """Take whatever comes: no signature is left to generate."""
+
+
+def order(order_id: int, quantity: int = 1) -> int:
+    """Tell which limit a call of `fetch` or `f` belongs to."""
+    return order_id
 
 
 async def afetch(order_id: int, *, quantity: int = 1) -> int:
@@ -176,3 +183,60 @@ def refusing(fn: Function) -> Function:
 def down(order_id: int, *, quantity: int = 1) -> int:
     """Fail as a service does that is not there."""
     raise ConnectionError
+
+
+def semaphore(fn: Function) -> Function:
+    """Refuse by hand when 100 calls run: what a bulkhead is without a library."""
+    places = threading.BoundedSemaphore(100)
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not places.acquire(blocking=False):
+            raise Refused
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            places.release()
+
+    return wrapper
+
+
+def async_semaphore(fn: Function) -> Function:
+    """Do the same with a coroutine function."""
+    places = asyncio.BoundedSemaphore(100)
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if places.locked():
+            raise Refused
+        async with places:
+            return await fn(*args, **kwargs)
+
+    return wrapper
+
+
+def lru_cache(fn: Function) -> Function:
+    """Keep results for ever."""
+    wrapped: Function = functools.lru_cache(maxsize=1000)(fn)
+    return wrapped
+
+
+def in_a_task(fn: Function) -> Function:
+    """Run each call of `afetch` in a task of its own: the least that a call costs which can be left behind."""
+
+    @functools.wraps(fn)
+    async def wrapper(order_id: int, *, quantity: int = 1) -> Any:
+        return await asyncio.create_task(fn(order_id, quantity=quantity))
+
+    return wrapper
+
+
+def in_a_thread(fn: Function) -> Function:
+    """Run each call of `fetch` in a pool of threads."""
+    pool = ThreadPoolExecutor(2)
+
+    @functools.wraps(fn)
+    def wrapper(order_id: int, *, quantity: int = 1) -> Any:
+        return pool.submit(fn, order_id, quantity=quantity).result()
+
+    return wrapper

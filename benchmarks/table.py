@@ -22,6 +22,9 @@ PEERS = (
     "hyx",
     "purgatory",
     "redress",
+    "aiolimiter",
+    "limits",
+    "pyrate-limiter",
 )
 _HEADS = ("", "", "fetch()", "±", "f(1)", "ns/call", "target", "")
 

@@ -1,4 +1,4 @@
-"""What one breaker costs eight threads: throughput with it, as a share of the throughput without."""
+"""What a policy costs eight threads that share it: throughput with it, as a share of the throughput without."""
 
 from __future__ import annotations
 
@@ -85,6 +85,8 @@ def _cases() -> list[Shared]:
     return [
         Shared(library=OURS, what="breaker, 10 s", decorate=ours.breaker(), target=Target(98, at_least=True)),
         Shared(library=OURS, what="retry + breaker, 10 s, slow calls", decorate=ours.slow),
+        Shared(library=OURS, what="rate limit", decorate=ours.rate_limit),
+        Shared(library=OURS, what="full stack, 8 policies", decorate=ours.stack),
         Shared(library="pybreaker", what="breaker", decorate=peers.pybreaker_breaker),
         Shared(library="circuitbreaker", what="breaker", decorate=peers.circuitbreaker_breaker),
         Shared(library="aiobreaker", what="breaker", decorate=peers.aiobreaker_breaker),
@@ -95,7 +97,7 @@ def _cases() -> list[Shared]:
 
 SECTION = Section(
     "threads",
-    "8 threads through one breaker around 5 ms of waiting; 100 % = no breaker",
+    "8 threads through one policy around 5 ms of waiting; 100 % = without it",
     _cases,
     _measure,
 )

@@ -110,7 +110,7 @@ def interleave(pairs: Sequence[Pair], effort: Effort) -> None:
     gc.collect()
     gc.freeze()
     for turn in range(effort.rounds):
-        with _no_collection():
+        with no_collection():
             for pair in pairs:
                 pair.measure(unit_first=turn % 2 == 0)
         gc.collect()
@@ -118,7 +118,8 @@ def interleave(pairs: Sequence[Pair], effort: Effort) -> None:
 
 
 @contextmanager
-def _no_collection() -> Generator[None]:
+def no_collection() -> Generator[None]:
+    """Keep the garbage collector from running in a block."""
     gc.disable()
     try:
         yield

@@ -2,16 +2,16 @@
 
 Two copies of a small price service run as processes of their own, each with the same script: healthy, slow, failing,
 frozen, dead, recovering. One is called through a decorated client, the other by a bare one. At the end: what the users
-got.
+got, and what each policy did for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -21,8 +21,17 @@ from typing import TYPE_CHECKING
 import httpx
 
 from holdfast import (
+    BudgetExhausted,
+    Bulkhead,
+    CallTimedOut,
     CircuitBreaker,
-    CircuitOpenError,
+    CircuitClosed,
+    CircuitHalfOpened,
+    CircuitOpened,
+    Fallback,
+    FallbackUsed,
+    Hedge,
+    HoldfastError,
     Pipeline,
     Retry,
     RetryBudget,
@@ -30,8 +39,8 @@ from holdfast import (
     Timeout,
     Window,
     subscribe,
+    watch_degraded,
 )
-from holdfast.infrastructure.resilience.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,6 +49,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.5  # a user gives up after so many seconds
 RATE = 20  # user calls a second, for each of the two clients
+YESTERDAY = 9.49  # yesterday's price of kelp
+ATTEMPT = 0.4  # seconds for one request
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,19 @@ async def reply(phase: Phase, chance: random.Random) -> bytes:
 
 @dataclass
 class Outcome:
-    """One user call: when it began, how long it took, seconds, and whether the user got a price in time."""
+    """One user call: when it began, how long it took, seconds, and which price the user got in time, if any."""
 
     began: float
     took: float
-    ok: bool
+    price: str
+
+
+@dataclass
+class Request:
+    """One request that was sent: when, and when it was over."""
+
+    began: float
+    ended: float = float("inf")
 
 
 @dataclass
@@ -116,23 +135,77 @@ class Client:
     name: str
     port: int
     outcomes: list[Outcome] = field(default_factory=list["Outcome"])
-    sent: list[float] = field(default_factory=list[float])
+    sent: list[Request] = field(default_factory=list["Request"])
 
     async def ask(self, http: httpx.AsyncClient, zero: float) -> float:
         """Send one request."""
-        self.sent.append(time.monotonic() - zero)
-        response = await http.get(f"http://127.0.0.1:{self.port}/price/kelp")
-        return float(response.raise_for_status().text)
+        request = Request(time.monotonic() - zero)
+        self.sent.append(request)
+        try:
+            response = await http.get(f"http://127.0.0.1:{self.port}/price/kelp")
+            return float(response.raise_for_status().text)
+        finally:
+            request.ended = time.monotonic() - zero
 
     async def user(self, call: Callable[[], Awaitable[float]], zero: float) -> None:
         """Be a user: wait for a price, but not for ever."""
         began = time.monotonic() - zero
-        ok = False
-        with contextlib.suppress(httpx.HTTPError, TimeoutError, CircuitOpenError):
+        price = "none"
+        with contextlib.suppress(httpx.HTTPError, TimeoutError, HoldfastError):
             async with asyncio.timeout(PATIENCE):
-                await call()
-                ok = True
-        self.outcomes.append(Outcome(began, time.monotonic() - zero - began, ok))
+                with watch_degraded() as watch:
+                    await call()
+                price = "yesterday's" if watch.degraded else "today's"
+        self.outcomes.append(Outcome(began, time.monotonic() - zero - began, price))
+
+    def share(self, price: str, start: float, end: float) -> float:
+        """Return the share of the users who came between two times and got this price."""
+        cell = self.within(start, end)
+        return sum(outcome.price == price for outcome in cell) / len(cell)
+
+    def within(self, start: float, end: float) -> list[Outcome]:
+        """Return the calls that began between two times."""
+        return [outcome for outcome in self.outcomes if start <= outcome.began < end]
+
+    def requests(self, start: float, end: float) -> int:
+        """Return how many requests were sent between two times."""
+        return sum(start <= request.began < end for request in self.sent)
+
+    def at_once(self, start: float, end: float) -> int:
+        """Return how many requests were open at once, at the worst moment between two times."""
+        begins = [(max(one.began, start), 1) for one in self.sent if one.began < end and one.ended > start]
+        ends = [(one.ended, -1) for one in self.sent if one.began < end and start < one.ended < end]
+        return max(itertools.accumulate(step for _, step in sorted(begins + ends)), default=0)
+
+
+@dataclass
+class Stack:
+    """The policies around the call, outermost first; retries and hedges share a budget."""
+
+    budget: RetryBudget
+    hedge: Hedge
+    breaker: CircuitBreaker
+    bulkhead: Bulkhead
+    pipeline: Pipeline
+
+    @classmethod
+    def build(cls) -> Stack:
+        """Make them as a client of the price service would."""
+        budget = RetryBudget("price service", ratio=0.5)
+        hedge = Hedge(0.15, budget=budget)
+        window = Window.seconds(3)
+        breaker = CircuitBreaker("price service", window=window, failure_rate=0.7, open_for=0.5, open_cap=1.0)
+        bulkhead = Bulkhead(16, name="price service")
+        pipeline = Pipeline(
+            Fallback(YESTERDAY),
+            Timeout(2.0),
+            Retry(attempts=3, budget=budget),
+            hedge,
+            breaker,
+            bulkhead,
+            Timeout(ATTEMPT),
+        )
+        return cls(budget, hedge, breaker, bulkhead, pipeline)
 
 
 class Services:
@@ -189,48 +262,45 @@ def free_port() -> int:
 async def main() -> None:
     """Run both clients through the script and tell what happened."""
     held, bare = Client("with holdfast", free_port()), Client("without", free_port())
-    breaker = CircuitBreaker(
-        "price service", window=Window.seconds(3), failure_rate=0.7, open_for=0.5, open_cap=1.0
-    )
-    policy = Pipeline(
-        Timeout(2.0),
-        Retry(attempts=4, budget=RetryBudget("price service", ratio=0.5)),
-        breaker,
-        Timeout(0.4),
-    )
+    stack = Stack.build()
     services = Services([held.port, bare.port])
     services.start(0.0)
     log: list[tuple[float, Event]] = []
-    print(
-        "A price service gets into trouble. 20 users a second ask it for a price, once through holdfast, once bare.\n"
-    )
+    introduce(stack)
     try:
         await wait_for(held.port)
         await wait_for(bare.port)
         zero = time.monotonic()
         with subscribe(lambda event: log.append((time.monotonic() - zero, event))):
             async with httpx.AsyncClient(timeout=30) as http_held, httpx.AsyncClient(timeout=30) as http_bare:
-                price = policy_call(policy, held, http_held, zero)
                 plain = plain_call(bare, http_bare, zero)
-                chaos = asyncio.create_task(services.follow_script(zero))
-                await crowd(zero, [(held, price), (bare, plain)], breaker)
-                await chaos
+                price = stack.pipeline(plain_call(held, http_held, zero))
+                script = asyncio.create_task(services.follow_script(zero))
+                await crowd(zero, [(held, price), (bare, plain)], stack.breaker)
+                await script
     finally:
         services.kill()
-    print("\r" + " " * 100 + "\r", end="")
-    report(held, bare, log)
+    if sys.stdout.isatty():
+        print("\r" + " " * 110 + "\r", end="")
+    report(held, bare, stack, log)
 
 
-def policy_call(
-    policy: Pipeline, client: Client, http: httpx.AsyncClient, zero: float
-) -> Callable[[], Awaitable[float]]:
-    """Return the call under the policies."""
-
-    @policy
-    async def price() -> float:
-        return await client.ask(http, zero)
-
-    return price
+def introduce(stack: Stack) -> None:
+    """Say what is going to happen."""
+    worst = stack.pipeline.explain(strict=True)
+    print(
+        f"A price service gets into trouble. {RATE} users a second ask it for a price, once through holdfast, once\n"
+        f"bare. A user gives up after {PATIENCE} s. The call through holdfast is, from the outside in:\n\n"
+        f"  fallback   when all else fails: yesterday's price, marked as such\n"
+        f"  timeout    2 s for everything below\n"
+        f"  retry      up to 3 tries, on a budget\n"
+        f"  hedge      a second request when the first has not answered in 0.15 s, or failed; on the same budget\n"
+        f"  breaker    sends nothing for a while when 70 % of the requests of the last 3 s failed\n"
+        f"  bulkhead   at most 16 requests at once\n"
+        f"  timeout    {ATTEMPT} s for each request\n\n"
+        f"At worst, explain() says beforehand, a user's call is {worst.attempts:.0f} requests and takes "
+        f"{worst.duration:.1f} s.\n"
+    )
 
 
 def plain_call(client: Client, http: httpx.AsyncClient, zero: float) -> Callable[[], Awaitable[float]]:
@@ -262,68 +332,96 @@ async def crowd(
     for number in range(int(end * RATE)):
         await asyncio.sleep(max(0.0, zero + number / RATE - time.monotonic()))
         users.update(asyncio.create_task(client.user(call, zero)) for client, call in calls)
-        if number % 4 == 0:
+        if number % (4 if sys.stdout.isatty() else 4 * RATE) == 0:
             progress(time.monotonic() - zero, [client for client, _ in calls], breaker)
     await asyncio.gather(*users)
 
 
 def progress(now: float, clients: list[Client], breaker: CircuitBreaker) -> None:
-    """Show one line that is written over and over."""
-    parts = [f"{one.name}: {sum(o.ok for o in one.outcomes)}/{len(one.outcomes)} ok" for one in clients]
-    line = f"{now:4.0f} s  service {phase_at(now).name:<10}  breaker {breaker.current_state:<9}  {'   '.join(parts)}"
-    print(f"\r{line:<100}", end="", flush=True)
+    """Show how far it is: on a terminal one line that is written over and over, elsewhere a line each time."""
+    parts = [
+        f"{sum(o.price != 'none' for o in one.outcomes)} of {len(one.outcomes)} {one.name}" for one in clients
+    ]
+    service = f"service {phase_at(now).name:<10}  breaker {breaker.current_state:<9}"
+    line = f"{now:4.0f} s  {service}  got a price: {', '.join(parts)}"
+    if sys.stdout.isatty():
+        print(f"\r{line:<110}", end="", flush=True)
+    else:
+        print(line, flush=True)
 
 
-def report(held: Client, bare: Client, log: list[tuple[float, Event]]) -> None:
+def report(held: Client, bare: Client, stack: Stack, log: list[tuple[float, Event]]) -> None:
     """Print what happened, for a person who saw nothing else."""
-    print("What the users got, by what the service was doing:\n")
-    print(f"{'':24}{'served in time':^28}{'typical wait, s':^24}{'requests sent':^20}")
-    print(
-        f"{'service was':<24}{'with':>12}{'without':>12}    {'with':>10}{'without':>10}    {'with':>8}{'without':>9}"
-    )
+    print("\nWhat the users got, by what the service was doing; with holdfast | without:\n")
+    heads = ("today's", "yesterday's", "no price", "waited, s", "requests", "at once")
+    print(f"{'service was':<21}" + "".join(f"{head:>13}" for head in heads))
     for phase in SCRIPT:
-        label = f"{phase.name} ({phase.start:.0f}-{phase.end:.0f} s)"
-        row(label, held, bare, phase.start, phase.end)
+        row(f"{phase.name}, {phase.start:.0f}-{phase.end:.0f} s", held, bare, phase.start, phase.end)
     row("in all", held, bare, 0, SCRIPT[-1].end)
-    print("\nWhat holdfast did:\n")
-    retries = [at for at, event in log if isinstance(event, RetryScheduled)]
-    first = len(held.sent) - len(retries)
-    calls, requests = len(held.outcomes), len(held.sent)
-    print(
-        f"  {calls} user calls became {requests} requests: {first} first attempts and {len(retries)} retries."
-    )
+    print("\n  today's, yesterday's: the price they got; waited: 19 in 20 users not longer than this;")
+    print("  requests: sent to the service; at once: so many of them were open at the worst moment")
+    print("\nWhat each policy did:\n")
+    for name, text in deeds(held, stack, [event for _, event in log]):
+        print(f"  {name:<10} {text}")
+    print("\nThe breaker's story:\n")
     for at, text in story(log):
         print(f"  {at:5.1f} s  {text}")
-    print("\nIn one sentence:\n")
+    print("\nIn short:\n")
     print(f"  {verdict(held, bare)}")
 
 
 def row(label: str, held: Client, bare: Client, start: float, end: float) -> None:
     """Print one line of the table."""
-    cells = [within(client, start, end) for client in (held, bare)]
-    served = [f"{sum(o.ok for o in cell) / len(cell):.0%}" for cell in cells]
-    waits = [f"{statistics.median(o.took for o in cell):.2f}" for cell in cells]
-    sent = [sum(start <= at < end for at in client.sent) for client in (held, bare)]
-    print(
-        f"{label:<24}{served[0]:>12}{served[1]:>12}    {waits[0]:>10}{waits[1]:>10}    {sent[0]:>8}{sent[1]:>9}"
-    )
+    prices = [
+        [f"{client.share(price, start, end):.0%}" for client in (held, bare)]
+        for price in ("today's", "yesterday's", "none")
+    ]
+    waits = [f"{slowest(client, start, end):.2f}" for client in (held, bare)]
+    sent = [str(client.requests(start, end)) for client in (held, bare)]
+    open_ = [str(client.at_once(start, end)) for client in (held, bare)]
+    cells = [f"{one:>4} |{other:>5}" for one, other in (*prices, waits, sent, open_)]
+    print(f"{label:<21}" + "".join(f"{cell:>13}" for cell in cells))
 
 
-def within(client: Client, start: float, end: float) -> list[Outcome]:
-    """Return the calls that began between two times."""
-    return [outcome for outcome in client.outcomes if start <= outcome.began < end]
+def slowest(client: Client, start: float, end: float) -> float:
+    """Return the wait that 19 in 20 of the users did not exceed, seconds."""
+    waits = sorted(outcome.took for outcome in client.within(start, end))
+    return waits[len(waits) * 19 // 20]
+
+
+def deeds(held: Client, stack: Stack, events: list[Event]) -> list[tuple[str, str]]:
+    """Return what each policy did, outermost first."""
+
+    def count(kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in events)
+
+    cut = sum(isinstance(event, CallTimedOut) and event.seconds == ATTEMPT for event in events)
+    hedge, refused = stack.hedge, stack.breaker.rejected
+    return [
+        ("fallback", f"answered {count(FallbackUsed)} of {len(held.outcomes)} users with yesterday's price"),
+        ("retry", f"decided on {count(RetryScheduled)} more tries after a failure"),
+        ("hedge", f"decided on {hedge.started} second requests; {hedge.won} of them gave the answer"),
+        ("budget", f"refused {count(BudgetExhausted)} retries and hedges, to spare the service"),
+        ("breaker", f"opened {count(CircuitOpened)} times and refused {refused} requests at once"),
+        ("bulkhead", f"refused {stack.bulkhead.rejected} requests because {stack.bulkhead.limit} were open"),
+        ("timeout", f"cut off {cut} requests after {ATTEMPT} s"),
+    ]
 
 
 def story(log: list[tuple[float, Event]]) -> list[tuple[float, str]]:
     """Return what the breaker did and when."""
     told: list[tuple[float, str]] = []
+    rounds = 0
     for at, event in log:
-        if isinstance(event, CircuitOpened):
-            told.append((at, f"breaker opened: {event.reason}; nothing is sent for {event.open_for:.1f} s"))
+        if isinstance(event, CircuitOpened) and not rounds:
+            told.append((at, f"opened: {event.reason}; nothing is sent for {event.open_for:.1f} s"))
         elif isinstance(event, CircuitHalfOpened):
-            told.append((at, "breaker half-open: three requests may try"))
+            rounds += 1
         elif isinstance(event, CircuitClosed):
-            told.append((at, "breaker closed: the service is back"))
+            told.append(
+                (at, f"closed: it is back; to see that, up to 3 requests were let through, {rounds} times")
+            )
+            rounds = 0
     return told
 
 
@@ -332,13 +430,15 @@ def verdict(held: Client, bare: Client) -> str:
     up = [(p.start, p.end) for p in SCRIPT if p.name not in {"frozen", "dead"}]
     shares: list[float] = []
     for client in (held, bare):
-        calls = [outcome for start, end in up for outcome in within(client, start, end)]
-        shares.append(sum(outcome.ok for outcome in calls) / len(calls))
-    down = [statistics.median(o.took for o in within(client, 15, 22)) for client in (held, bare)]
+        calls = [outcome for start, end in up for outcome in client.within(start, end)]
+        shares.append(sum(outcome.price == "today's" for outcome in calls) / len(calls))
+    start, end = 15, 22
+    some, few = (1 - client.share("none", start, end) for client in (held, bare))
     return (
-        f"While the service was there, however bad, {shares[0]:.1%} of the users were served with holdfast\n"
-        f"  and {shares[1]:.1%} without. While it was gone, users were told so after {down[0]:.2f} s instead of\n"
-        f"  {down[1]:.2f} s, and it was left in peace."
+        f"While the service was there, however bad, {shares[0]:.1%} of the users got today's price with holdfast\n"
+        f"  and {shares[1]:.1%} without. While it was gone, {some:.0%} got a price with holdfast, if an old one, and\n"
+        f"  {few:.0%} without; the service was sent {held.requests(start, end)} requests in that time, instead of "
+        f"{bare.requests(start, end)}."
     )
 
 

@@ -117,6 +117,7 @@ from holdfast.infrastructure.resilience.timeout import abandoned_workers as aban
 from holdfast.infrastructure.resilience.timeout import timeout as timeout
 from holdfast.infrastructure.resilience.window import Window as Window
 from holdfast.infrastructure.resilience.window import WindowCounts as WindowCounts
+from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage as RedisBreakerStorage
 from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
 from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
 from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
@@ -189,6 +190,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimitedError",
     "RateLimits",
+    "RedisBreakerStorage",
     "Registry",
     "Resilient",
     "RetriesNested",

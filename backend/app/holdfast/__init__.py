@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.timeout import timeout as timeout
     from holdfast.infrastructure.resilience.window import Window as Window
     from holdfast.infrastructure.resilience.window import WindowCounts as WindowCounts
+    from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage as RedisBreakerStorage
     from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
     from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
     from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
@@ -198,6 +199,7 @@ _EXPORTS = {
     "RateLimitConfig": "holdfast.infrastructure.resilience.rate_limit",
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
     "RateLimits": "holdfast.infrastructure.resilience.rate_limit",
+    "RedisBreakerStorage": "holdfast.infrastructure.store.redis_breaker",
     "Registry": "holdfast.infrastructure.resilience.registry",
     "Resilient": "holdfast.infrastructure.resilience.registry",
     "RetriesNested": "holdfast.infrastructure.resilience.events",
@@ -325,6 +327,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimitedError",
     "RateLimits",
+    "RedisBreakerStorage",
     "Registry",
     "Resilient",
     "RetriesNested",

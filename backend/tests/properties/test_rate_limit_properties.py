@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
+from math import inf, nextafter
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holdfast.infrastructure.resilience._gcra import ThreadWaiter, decide
 from holdfast.infrastructure.resilience.errors import RateLimitedError
 from holdfast.infrastructure.resilience.rate_limit import RateLimit, RateLimits
 from holdfast.testing import VirtualClock
@@ -115,6 +118,54 @@ def test_no_rate_is_ever_exceeded(
             # What floats may be wrong by: a millionth, and what such a clock cannot tell apart.
             most = burst + (times[last] - begin) / interval
             assert last - first + 1 <= most + 1e-5 + 1e-8 / interval
+
+
+@relaxed
+@given(
+    rate=st.floats(0.01, 1e4),
+    per=st.floats(0.01, 1e4),
+    burst=st.integers(1, 50),
+    start=st.floats(0, 1e7),
+    moves=st.lists(st.floats(0, 3) | st.sampled_from(["before", "edge", "behind"]), max_size=40),
+)
+def test_the_quick_look_decides_as_the_slow_path(
+    rate: float, per: float, burst: int, start: float, moves: list[float | str]
+) -> None:
+    """Generated code, blocks and the slow path admit the same calls and set the same times, to the last bit."""
+    clock = VirtualClock(start=start)
+    quick, block, slow = (RateLimit(rate, per=per, burst=burst, clock=clock) for _ in range(3))
+    call, (looked, entry, gate) = quick(nothing), map(gate_of, (quick, block, slow))
+    for move in moves:
+        now = clock.monotonic()
+        edge = gate.tat - gate.reach
+        to = {"before": nextafter(edge, -inf), "edge": edge, "behind": nextafter(edge, inf)}
+        clock.advance(max(0.0, to[move] - now if isinstance(move, str) else move * per / rate))
+
+        wait = gate.enter(None, ThreadWaiter())
+
+        assert (refusal(call), refusal(partial(entered, block))) == ((wait or None),) * 2
+        assert looked.tat == entry.tat == gate.tat
+        assert quick.rejected == block.rejected == slow.rejected
+
+
+def gate_of(limit: RateLimit) -> Any:
+    """Return the state of a limit."""
+    return vars(RateLimit)["_gate"].__get__(limit)
+
+
+@given(interval=st.floats(1e-6, 1e6), burst=st.integers(1, 10**6))
+def test_the_last_instant_too_early_is_the_same_for_both(interval: float, burst: int) -> None:
+    """The slow path admits what is early by the number that generated code compares with, and no bit more."""
+    gate = gate_of(RateLimit(1, per=interval, burst=burst))
+
+    assert decide(gate.reach, 0.0, gate.interval, gate.tolerance)[1] == 0.0
+    assert decide(nextafter(gate.reach, inf), 0.0, gate.interval, gate.tolerance)[1] > 0.0
+
+
+def entered(limit: RateLimit) -> None:
+    """Go through a block."""
+    with limit:
+        pass
 
 
 @dataclass

@@ -797,3 +797,15 @@ def test_bounds_with_a_budget_and_a_retry() -> None:
     assert (alone.attempts, alone.amplification) == (2.0, 1.2)
     both = explain(Pipeline(Retry(3, wait=2.0), Hedge(1.0), Timeout(5.0)))
     assert (both.attempts, both.amplification, both.duration) == (6.0, 6.0, 22.0)
+
+
+def test_explain_warns_of_a_hedge_around_a_retry() -> None:
+    """Each hedge would make all attempts of the retry; the other way round each attempt is hedged, as it should."""
+    around, inside = (
+        Pipeline(Hedge(1.0), Retry(3), Timeout(9.0)),
+        Pipeline(Retry(3), Hedge(1.0), Timeout(9.0)),
+    )
+    assert [one for one in around.explain().warnings if "hedge" in one] == [
+        "hedge around a retry: every hedge retries, too; put the hedge inside"
+    ]
+    assert not any("hedge" in one for one in inside.explain().warnings)

@@ -1,6 +1,7 @@
 """Rate limit: its settings, its arithmetic, inspection, families, and what a process may do to it."""
 
 import asyncio
+import dis
 import gc
 import inspect
 import os
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 
 import holdfast
+from holdfast.infrastructure.resilience import _gcra
+from holdfast.infrastructure.resilience._compile import source
 from holdfast.infrastructure.resilience._gcra import _GRACE, _busy, decide
 from holdfast.infrastructure.resilience.clock import SYSTEM, Clock, use_clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
@@ -33,6 +36,14 @@ from holdfast.infrastructure.resilience.rate_limit import (
 )
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.testing import VirtualClock
+
+
+@pytest.fixture(params=["plain", "locked"], autouse=True)
+def admission(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with the lock-free form and with that of builds without the GIL."""
+    chosen: str = request.param
+    monkeypatch.setattr(_gcra, "PLAIN", chosen == "plain")
+    return chosen
 
 
 def admitted(limit: RateLimit | Callable[[], Any], calls: int) -> int:
@@ -51,15 +62,20 @@ def admitted(limit: RateLimit | Callable[[], Any], calls: int) -> int:
     return count
 
 
+def gate_of(limit: RateLimit) -> Any:
+    """Return the state of a limit."""
+    return vars(RateLimit)["_gate"].__get__(limit)
+
+
 def ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handle an error that is expected."""
 
 
-def script(text: str) -> subprocess.CompletedProcess[str]:
+def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own."""
     root = str(Path(holdfast.__file__).parents[1])
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
+        [sys.executable, "-c", textwrap.dedent(text), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -686,10 +702,90 @@ class Ticking(Clock):
             self.here.last = self._readings * self._tick
         return float(self.here.last)
 
+    def sleep(self, seconds: float) -> None:
+        """Read until it is time."""
+        until = self.monotonic() + seconds
+        while self.monotonic() < until:
+            pass
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        """Read until the event is set or it is time."""
+        until = self.monotonic() + (1e9 if timeout is None else timeout)
+        while not event.is_set() and self.monotonic() < until:
+            pass
+        return event.is_set()
+
+
+def hammered(*actions: Callable[[], None]) -> None:
+    """Run every action in a thread of its own, with threads that switch whenever they can."""
+    start, before = threading.Barrier(len(actions)), sys.getswitchinterval()
+
+    def body(action: Callable[[], None]) -> None:
+        start.wait()
+        action()
+
+    threads = [threading.Thread(target=body, args=(action,)) for action in actions]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("form", ["decorated", "block"])
+def test_an_instant_holds_the_burst_however_often_threads_switch(
+    virtual_clock: VirtualClock, form: str
+) -> None:
+    """Where time stands still, eight threads share exactly the burst."""
+    limit, shares = RateLimit(1, burst=5000), list[int]()
+    asked = limit if form == "block" else limit(lambda: None)
+
+    hammered(*[lambda: shares.append(admitted(asked, 1000))] * 8)
+
+    assert sum(shares) == 5000
+    assert (limit.available, limit.rejected) == (0, 3000)
+    virtual_clock.advance(1.0)
+    assert (limit.available, limit.retry_after) == (1, 0.0)
+
+
+@pytest.mark.parametrize("form", ["decorated", "block"])
+@pytest.mark.parametrize("max_wait", [0.0, 30.0])
+def test_no_window_holds_more_than_the_rate_however_often_threads_switch(max_wait: float, form: str) -> None:
+    """Eight threads, some of which wait, are admitted as the rate allows in every window, each as often as it wants."""
+    clock, times = Ticking(1.0), list[float]()
+    limit = RateLimit(1, per=10.0, burst=3, max_wait=max_wait, clock=clock)
+    call = limit(lambda: times.append(clock.here.last))
+
+    def block() -> None:
+        with limit:
+            times.append(clock.here.last)
+
+    def hammer() -> None:
+        made = 0
+        while made < 40:
+            try:
+                call() if form == "decorated" else block()
+                made += 1
+            except RateLimitedError:
+                pass
+
+    hammered(*[hammer] * 8)
+
+    times.sort()
+    assert len(times) == 320
+    for first, begin in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= 3 + (times[last] - begin) / 10.0
+    assert limit.waiting == 0
+
 
 FORK = """
-import os, signal, threading
+import os, signal, sys, threading
 from holdfast.infrastructure.resilience import _gcra
+_gcra.PLAIN = sys.argv[1:] == ["plain"]
 from holdfast.infrastructure.resilience.rate_limit import RateLimit, RateLimits
 from holdfast.testing import VirtualClock
 
@@ -730,10 +826,152 @@ assert code == 0, code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
+def test_a_forked_child_waits_for_nobody_of_its_parent(admission: str) -> None:
     """A fork while another thread holds every lock and others wait leaves the child's limits usable and exact."""
-    done = script(FORK)
+    done = script(FORK, admission)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Admissions without the lock, while somebody who holds it thinks
+
+
+class Interrupted(Clock):
+    """A clock at which something happens, once: after so many readings (`left`) one is what `happens` returns."""
+
+    def __init__(self, happens: Callable[[], float]) -> None:
+        self.now = 0.0
+        self.left = 0
+        self.happens = happens
+
+    def monotonic(self) -> float:
+        self.left -= 1
+        return self.happens() if self.left == 0 else self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_who_is_admitted_while_another_is_decided_on_counts() -> None:
+    """A place that is taken while the slow path decides to give it to somebody else is given once."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        call()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, clock=clock)
+    call = limit(lambda: None)
+    call()
+    clock.left, clock.now = 2, 0.5
+    with pytest.raises(RateLimitedError):
+        call()
+    assert (clock.left < 0, limit.retry_after) == (True, 1.0)
+
+
+def test_who_is_admitted_while_another_queues_counts() -> None:
+    """A call that takes the turn of one who has not yet its place in the line moves that one's turn back."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        assert call() == 1.0
+        return 0.5
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    assert call() == 0.0
+    clock.left, clock.now = 2, 0.5
+    assert call() == 2.0
+    assert (limit.waiting, limit.retry_after, len(_busy)) == (0, 1.0, 0)
+
+
+def test_who_need_not_queue_after_all_does_not() -> None:
+    """A call that was about to queue when the limit was reset is admitted at once, and stands in no line."""
+
+    def happens() -> float:
+        limit.reset()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    assert call() == 0.0
+    clock.left, clock.now = 2, 0.5
+    assert call() == 0.5
+    assert (limit.waiting, limit.retry_after, len(_busy)) == (0, 1.0, 0)
+
+
+def test_who_is_admitted_while_another_queues_anew_counts() -> None:
+    """Whoever has lost its place gets a new one behind a call that was admitted in between."""
+
+    def happens() -> float:
+        clock.now = 1.0
+        assert call() == 1.0
+        return 0.5
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    gate, lost = gate_of(limit), _gcra.ThreadWaiter()
+    call = limit(lambda: clock.now)
+    assert (call(), gate.enter(None, lost)) == (0.0, 1.0)
+    gate.dissolve()
+    assert gate.tat == 1.0
+    clock.left, clock.now = 1, 0.5
+    assert gate.ask(lost) > 0.5
+    clock.now = 1.9
+    assert gate.ask(lost) > 0.0
+    clock.now = 2.0
+    assert gate.ask(lost) == 0.0
+    assert (limit.waiting, gate.tat, len(_busy)) == (0, 3.0, 0)
+
+
+def test_who_is_admitted_while_the_settings_change_counts() -> None:
+    """A call that is made while the rate changes weighs as much as any other afterwards."""
+
+    def happens() -> float:
+        call()
+        return clock.now
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, burst=2, clock=clock)
+    call = limit(lambda: None)
+    call()
+    clock.left = 1
+    limit.reconfigure(per=10.0)
+    assert (clock.left <= 0, limit.available) == (True, 0)
+    assert limit.retry_after == 10.0
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_an_interrupt_leaves_nobody_in_the_line(at: int) -> None:
+    """An interrupt at any reading of the clock on the way into the line and through it takes no place."""
+
+    def happens() -> float:
+        raise KeyboardInterrupt
+
+    clock = Interrupted(happens)
+    limit = RateLimit(1, max_wait=10.0, clock=clock)
+    call = limit(lambda: clock.now)
+    call()
+    clock.left = at
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert (limit.waiting, len(_busy)) == (0, 0)
+    clock.now = 1.0
+    assert call() == 1.0
+
+
+def test_the_lock_free_form_looks_and_leaps_between_two_calls(admission: str) -> None:
+    """What is admitted at once takes one line without a call or a loop, and no lock; the other form takes it."""
+    text = source((RateLimit(1),), lambda: 1)
+    assert ("with _l0:" in text) is (admission == "locked")
+    assert ("with _l0:" in source((RateLimits(1).get("a"),), lambda: 1)) is True
+    if admission == "plain":
+        line = next(line.strip() for line in text.splitlines() if "_g0.tat =" in line)
+        names = {one.opname for one in dis.get_instructions(compile(f"{line}\nelse: pass", "", "exec"))}
+        assert "STORE_ATTR" in names
+        assert not {name for name in names if "CALL" in name or "BACKWARD" in name or "WITH" in name}
 
 
 def test_a_sync_limit_needs_no_asyncio() -> None:
@@ -774,6 +1012,36 @@ def test_a_loop_that_stops_holds_up_nobody(virtual_clock: VirtualClock) -> None:
     assert limit.waiting == 0
     assert sorted(stopped.run_until_complete(asyncio.gather(*tasks))) == [6.0, 7.0]
     stopped.close()
+    assert (limit.waiting, len(_busy)) == (0, 0)
+
+
+class Sleepy(Clock):
+    """A clock on which whoever sleeps first sleeps for 20 s."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.sleepers = 0
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleepers += 1
+        await self.clock.asleep(20.0 if self.sleepers == 1 else seconds)
+
+
+def test_a_task_that_does_not_come_holds_up_nobody_of_its_loop(virtual_clock: VirtualClock) -> None:
+    """Where the first alone is late, the next of its loop goes on when the grace is over, the rest at the rate."""
+    limit = RateLimit(1, max_wait=100.0, clock=Sleepy(virtual_clock))
+
+    async def call() -> float:
+        async with limit:
+            return virtual_clock.elapsed
+
+    async def main() -> list[float]:
+        return await asyncio.gather(*(call() for _ in range(4)))
+
+    assert virtual_clock.run(main()) == [0.0, 20.0, 2.0 + _GRACE, 3.0 + _GRACE]
     assert (limit.waiting, len(_busy)) == (0, 0)
 
 

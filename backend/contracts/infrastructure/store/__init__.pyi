@@ -1,1 +1,1 @@
-"""Where state is kept: Redis."""
+"""Where state is kept that outlives a process or belongs to several."""

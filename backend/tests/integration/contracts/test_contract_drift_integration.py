@@ -538,6 +538,10 @@ class Mutant(ast.NodeTransformer):
 
 def name_of(node: Statement) -> str:
     match node:
+        case ast.FunctionDef(
+            name=name, decorator_list=[ast.Attribute(value=ast.Name(id=same), attr=kind)]
+        ) if name == same:
+            return f"{name}.{kind}"  # the setter of a property
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             return name
         case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):

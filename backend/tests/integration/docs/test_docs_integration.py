@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import holdfast
-from holdfast import Backoff, HoldfastError, RetryBudget
+from holdfast import Backoff, CircuitOpened, FallbackUsed, HoldfastError, RetryBudget
 
 ROOT = Path(__file__).parents[4]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -105,3 +107,47 @@ def test_the_tree_of_errors_is_true() -> None:
     drawn = re.findall(r"^([│ ├└─]*)(\w+) {2,}", page.split("```text\n")[1].split("```")[0], re.MULTILINE)
     shown = [(len(indent) // 4, name) for indent, name in drawn]
     assert sorted(shown) == sorted(tree(HoldfastError))
+
+
+def demo() -> ModuleType:
+    """Load the demo, which runs for half a minute, without running it."""
+    spec = spec_from_file_location("demo", ROOT / "examples" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["demo"] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["demo"]
+    return module
+
+
+def test_the_demo_reports_what_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's report counts prices, waits and requests of each phase, and tells what each policy did."""
+    module = demo()
+    held, bare, stack = module.Client("with", 1), module.Client("without", 2), module.Stack.build()
+    for second in range(30):
+        held.outcomes.append(module.Outcome(second, 0.25, "today's" if second < 15 else "yesterday's"))
+        bare.outcomes.append(module.Outcome(second, 2.5, "none"))
+        held.sent.append(module.Request(second, second + 0.5))
+        bare.sent.append(module.Request(second))
+    opened = CircuitOpened(
+        name="x", at=0.0, open_for=0.5, reason="why", calls=1, failures=1, slow=0, shadow=False
+    )
+    module.report(held, bare, stack, [(15.0, opened), (15.0, FallbackUsed(name="x", at=0.0, error=None))])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "slow, 5-10 s 100% | 0% 0% | 0% 0% | 100% 0.25 | 2.50 5 | 5 1 | 10" in lines
+    assert "in all 50% | 0% 50% | 0% 0% | 100% 0.25 | 2.50 30 | 30 1 | 30" in lines
+    assert "fallback answered 1 of 30 users with yesterday's price" in lines
+    assert "15.0 s opened: why; nothing is sent for 0.5 s" in lines
+
+
+def test_the_demo_writes_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where standard output is no terminal, progress is a line of its own each time."""
+    module = demo()
+    breaker = module.Stack.build().breaker
+    module.progress(4.0, [], breaker)
+    module.progress(8.0, [], breaker)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2
+    assert "\r" not in out

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
+from backend.tests.integration.resilience._fleet import Fleet
 from backend.tests.integration.resilience._hand import Caller, HandClock
 from backend.tests.integration.resilience._make import Make
 from backend.tests.integration.resilience._redis import CountingRedis, RedisProcess, connect, delete
@@ -95,3 +96,11 @@ def caller(mode: Mode, hand_clock: HandClock) -> Iterator[Caller]:
     made = Caller(mode, hand_clock)
     yield made
     made.close()
+
+
+@pytest.fixture
+def fleet(redis_url: str, redis_namespace: str) -> Iterator[Fleet]:
+    """Give a fleet without processes yet, which share the Redis at hand and die with the test."""
+    made = Fleet(redis_url, redis_namespace)
+    yield made
+    made.stop()

@@ -1,6 +1,7 @@
 """Seam: the line of a rate limit × cancellation, deadlines, threads and tasks that wait together."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -518,6 +519,50 @@ def test_threads_that_hammer_never_exceed_the_rate(form: str, burst: int, *, key
     assert bound.rejected == THREADS * 300 - len(times)
     assert_never_above(times, 20 * TICK, burst)
     assert len(times) >= clock.monotonic() / (20 * TICK) - 5 * THREADS
+
+
+@pytest.mark.parametrize("form", ["decorated", "block"])
+def test_an_instant_holds_the_burst_however_often_threads_switch(form: str) -> None:
+    """Where time stands still, eight threads that switch at every turn share exactly the burst."""
+    clock = VirtualClock()
+    with use_clock(clock):
+        bound = RateLimit(1, burst=5000)
+        call = bound(lambda: 1)
+
+        def block() -> int:
+            with bound:
+                return 1
+
+        def hammer() -> int:
+            sys.setswitchinterval(1e-6)
+            return sum(attempted(call if form == "decorated" else block) for _ in range(1000))
+
+        assert sum(race(*[hammer] * THREADS)) == 5000
+        assert (bound.available, bound.rejected) == (0, THREADS * 1000 - 5000)
+        clock.advance(1.0)
+        assert (bound.available, bound.retry_after) == (1, 0.0)
+
+
+def test_newcomers_overtake_nobody() -> None:
+    """Calls that are admitted at once come between those that wait: the rate holds, and every thread gets on."""
+    clock, times = Ticking(), list[float]()
+    bound = RateLimit(1, per=10 * TICK, burst=2, max_wait=30 * TICK, clock=clock)
+    call = bound(lambda: times.append(clock.last))
+
+    def hammer() -> None:
+        sys.setswitchinterval(1e-6)
+        left = 40
+        while left:
+            try:
+                call()
+                left -= 1
+            except RateLimitedError:
+                clock.sleep(15 * TICK)
+
+    race(*[hammer] * THREADS)
+    assert len(times) == THREADS * 40
+    assert bound.waiting == 0
+    assert_never_above(times, 10 * TICK, 2)
 
 
 @pytest.mark.parametrize("burst", [1, 5])

@@ -78,14 +78,18 @@ class Probes:
 
 
 class Change:
-    """A decision to be told outside the lock: an event, and the states before and after."""
+    """A decision to be told outside the lock: an event, and the states before and after.
 
-    __slots__ = ("facts", "kind", "new", "old")
+    `shared` is whether a storage knows already what led to it.
+    """
+
+    __slots__ = ("facts", "kind", "new", "old", "shared")
 
     def __init__(self, kind: str, old: CircuitState, new: CircuitState, **facts: object) -> None:
         self.kind = kind
         self.old = old
         self.new = new
+        self.shared = False
         self.facts = facts
 
 
@@ -405,10 +409,10 @@ class Machine:
             if bus.entries:
                 emit(change.kind, self.name, **change.facts)
             if self.outside is not None and change.old is not change.new:
-                self.outside.changed(self, change.old, change.new)
+                self.outside.changed(self, change)
 
     def admit(self) -> Permit:
-        """Admit one call. CircuitOpenError when refused."""
+        """Admit one call, as far as this process can tell. CircuitOpenError when refused."""
         now = self.now()
         if now < self.shut:
             raise self.refuse(now)
@@ -421,6 +425,16 @@ class Machine:
         if permit is None:
             raise self.refuse(now)
         return permit
+
+    def admit_now(self) -> Permit:
+        """Admit one call; a storage that has to be asked is waited for. CircuitOpenError when refused."""
+        permit = self.admit()
+        return permit if self.outside is None else self.outside.confirm(self, permit)
+
+    async def admit_soon(self) -> Permit:
+        """Admit one call, as `admit_now` does, without blocking the event loop."""
+        permit = self.admit()
+        return permit if self.outside is None else await self.outside.confirm_async(self, permit)
 
     def _tell_granted(self, permit: Permit | None, changes: list[Change]) -> None:
         try:
@@ -492,11 +506,15 @@ class Machine:
             if permit.settled:
                 return None
             permit.settled = True
-            if type(permit.token) is Probes:
-                return self._record_probe(permit, now, failed, hint)
-            shared = failed is not None and self.mode is CLOSED and self._current(permit.token)
-            change = self._record(permit.token, now, permit.started, failed, hint)
-        if shared and self.outside is not None:
+            probe = type(permit.token) is Probes
+            if probe:
+                change, shared = self._record_probe(permit, now, failed, hint), False
+            else:
+                shared = failed is not None and self.mode is CLOSED and self._current(permit.token)
+                change = self._record(permit.token, now, permit.started, failed, hint)
+        if probe and self.outside is not None:
+            self.outside.probed(permit, change, now, failed=failed)
+        elif shared and self.outside is not None:
             change = self.outside.share(self, change, failed=bool(failed))
         return change
 
@@ -572,6 +590,8 @@ def judged(machine: Machine, token: Any, started: float, result: object) -> None
 def guard(permit: Permit, stack: Stack, depth: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a call under a permit, and settle it."""
     machine = permit.owner
+    if machine.outside is not None:
+        permit = machine.outside.confirm(machine, permit)
     try:
         _before(machine, stack, args, kwargs)
         result = stack.below(depth)(*args, **kwargs)
@@ -589,6 +609,8 @@ async def guard_async(
 ) -> Any:
     """Make an async call under a permit, and settle it."""
     machine = permit.owner
+    if machine.outside is not None:
+        permit = await machine.outside.confirm_async(machine, permit)
     try:
         _before(machine, stack, args, kwargs)
         result = await stack.below(depth)(*args, **kwargs)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from holdfast.infrastructure.resilience._bounds import FOREVER, Bounds
-from holdfast.infrastructure.resilience.chaos import Chaos
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
 from holdfast.infrastructure.resilience.errors import Fault
-from holdfast.infrastructure.resilience.fallback import Fallback
 from holdfast.infrastructure.resilience.retry import Retry, _Bound
 from holdfast.infrastructure.resilience.timeout import Timeout
 
@@ -58,6 +56,7 @@ def _warnings(policies: tuple[Policy, ...]) -> list[str]:
     for at, policy in enumerate(policies):
         if isinstance(policy, Timeout) and any(isinstance(one, _BREAKERS) for one in policies[at + 1 :]):
             found += _timeout_around(policies, at)
+    found += _hedge_around(policies)
     found += _fallback_inside(policies)
     found += _chaos_around(policies)
     return found
@@ -111,10 +110,21 @@ def _timeout_around(policies: tuple[Policy, ...], at: int) -> list[str]:
     ]
 
 
+def _kind(policy: Policy) -> str:
+    """Return what kind of policy this is, without loading the modules of those that nobody uses."""
+    return str(policy._shape()[0])
+
+
+def _hedge_around(policies: tuple[Policy, ...]) -> Iterator[str]:
+    for at, policy in enumerate(policies):
+        if _kind(policy) == "hedge" and any(isinstance(one, Retry) for one in policies[at + 1 :]):
+            yield "hedge around a retry: every hedge retries, too; put the hedge inside"
+
+
 def _fallback_inside(policies: tuple[Policy, ...]) -> Iterator[str]:
     """Warn of a fallback that hides failures from what must see them."""
     for at, policy in enumerate(policies):
-        if not isinstance(policy, Fallback):
+        if _kind(policy) != "fallback":
             continue
         for kinds, who in ((Retry, "retry"), (_BREAKERS, "circuit breaker")):
             if any(isinstance(one, kinds) for one in policies[:at]):
@@ -123,8 +133,8 @@ def _fallback_inside(policies: tuple[Policy, ...]) -> Iterator[str]:
 
 def _chaos_around(policies: tuple[Policy, ...]) -> Iterator[str]:
     for at, policy in enumerate(policies):
-        inside = [one for one in policies[at + 1 :] if not isinstance(one, Chaos)]
-        if isinstance(policy, Chaos) and inside:
+        inside = [one for one in policies[at + 1 :] if _kind(one) != "chaos"]
+        if _kind(policy) == "chaos" and inside:
             yield f"chaos around {type(inside[0]).__name__}, which sees none of its faults; put the chaos innermost"
 
 

@@ -1,8 +1,14 @@
-"""The generic cell rate algorithm, and the line of those who wait for it: decides under its lock, acts outside it."""
+"""The generic cell rate algorithm, and the line of those who wait for it: decides under its lock, acts outside it.
+
+Generated code admits without the lock where nobody waits. CPython switches threads and handles signals only at calls
+and jumps back, so `if tat - now <= reach: tat = …` cannot be torn apart. Whoever holds the lock must therefore expect
+`tat` to move while it thinks: it sets it only if it is still the one that the decision was made on.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import OrderedDict
 from itertools import islice
@@ -10,6 +16,7 @@ from math import inf
 
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
+from holdfast.infrastructure.resilience._compile import GIL
 from holdfast.infrastructure.resilience.deadline import current_deadline
 from holdfast.infrastructure.resilience.errors import RateLimitedError
 
@@ -21,6 +28,9 @@ if TYPE_CHECKING:
 
     from holdfast.infrastructure.resilience.clock import Clock
     from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
+
+# Whether a call may be admitted without the lock.
+PLAIN: bool = GIL and sys.implementation.name == "cpython"
 
 # A theoretical arrival time that has passed since ever, and one that nobody can meet: while a line forms.
 NEVER, SHUT = -inf, inf
@@ -66,8 +76,9 @@ def decide(tat: float, now: float, interval: float, tolerance: float) -> tuple[f
     rate; `tolerance`: how many seconds a call may come before its theoretical arrival time, (burst - 1) intervals.
     """
     start = max(tat, now)
-    wait = start - now - tolerance
-    return start + interval, wait if wait > rounding(interval) else 0.0
+    early = start - now
+    # Generated code compares the same two numbers.
+    return start + interval, early - tolerance if early > tolerance + rounding(interval) else 0.0
 
 
 class Line:
@@ -191,7 +202,7 @@ class TaskWaiter(Waiter):
 
 
 class Gate:
-    """State of one limit. Generated code reads and writes `tat` under `lock`; while a line waits it is `SHUT`.
+    """State of one limit. Generated code reads and writes `tat`; while a line waits it is `SHUT`.
 
     It admits what arrives at most `reach` seconds before its theoretical arrival time.
     """
@@ -204,15 +215,23 @@ class Gate:
         self.tat = NEVER
         self.rejected = 0
         self.longest = 0.0
-        self.set(config)
+        self.set(config, NEVER, NEVER, 0.0)
 
-    def set(self, config: RateLimitConfig) -> None:
-        """Take over the settings."""
+    def set(self, config: RateLimitConfig, seen: float, tat: float, longest: float) -> bool:
+        """Take over the settings, and `tat` in place of `seen`, all at once; do nothing if `seen` is outdated."""
+        interval = config.per / config.rate
+        tolerance = (config.burst - 1) * interval
+        reach = tolerance + rounding(interval)
+        longest = max(longest, tolerance + interval)
+        if self.tat is not seen:
+            return False
+        self.tat = tat
+        self.interval = interval
+        self.tolerance = tolerance
+        self.reach = reach
+        self.longest = longest
         self.config = config
-        self.interval = config.per / config.rate
-        self.tolerance = (config.burst - 1) * self.interval
-        self.reach = self.tolerance + rounding(self.interval)
-        self.longest = max(self.longest, self.tolerance + self.interval)
+        return True
 
     @property
     def clock(self) -> Clock:
@@ -228,8 +247,8 @@ class Gate:
         """Return what events and errors call this; `name`, if it has no name of its own."""
         return self.config.name or name
 
-    # What follows is called with the lock held. The clock is read there too: a reading from before may be older than
-    # what others have written since.
+    # What follows is called with the lock held. The clock is read there too, behind the arrival time: beside an older
+    # reading, what others have written since looks like the time of another clock.
 
     def read(self, key: Hashable) -> float:
         """Return the theoretical arrival time of a key without a line."""
@@ -243,24 +262,35 @@ class Gate:
         """Set the theoretical arrival time of a key without a line to `NEVER`."""
         self.tat = NEVER
 
-    def rescale(self, now: float, ratio: float) -> None:
-        """Multiply what is left until every theoretical arrival time."""
-        self.tat = _scaled(self.tat, now, ratio)
+    def swap(self, key: Hashable, seen: float, tat: float, now: float) -> bool:
+        """Set the theoretical arrival time of a key without a line, unless it is no longer `seen`."""
+        if self.tat is not seen:
+            return False
+        self.tat = tat
+        return True
 
-    def _state(self, key: Hashable, now: float) -> tuple[float, int]:
-        """Return the theoretical arrival time of a key, and how many wait for it."""
+    def begin(self, line: Line, seen: float, now: float) -> bool:
+        """Put a line in place, unless the theoretical arrival time of its key is no longer `seen`."""
+        if self.tat is not seen:
+            return False
+        self.tat = SHUT
+        self.lines[line.key] = line
+        return True
+
+    def _state(self, key: Hashable, seen: float, now: float) -> tuple[float, int]:
+        """Return the theoretical arrival time of a key, `seen` if it has no line, and how many wait for it."""
         line = self.lines.get(key)
         if line is None:
-            return self._believed(self.read(key), now), 0
+            return self._believed(seen, now), 0
         return self._believed(line.tat, now), len(line.queue)
 
     def _believed(self, tat: float, now: float) -> float:
         """Return `tat`, or `NEVER` if the limit cannot have set it: another clock has taken over."""
         return NEVER if tat - now > self.longest * (1 + _ROUNDING) + _ROUNDING else tat
 
-    def _ask(self, key: Hashable, now: float) -> tuple[float, float]:
+    def _ask(self, key: Hashable, seen: float, now: float) -> tuple[float, float]:
         """Decide on a call behind all those that wait."""
-        tat, ahead = self._state(key, now)
+        tat, ahead = self._state(key, seen, now)
         return decide(max(tat, now) + ahead * self.interval, now, self.interval, self.tolerance)
 
     def _may_wait(self, wait: float, now: float, deadline: float | None) -> bool:
@@ -268,31 +298,43 @@ class Gate:
             return False
         return wait == 0 or deadline is None or wait < deadline - now
 
-    def _join(self, key: Hashable, waiter: Waiter, now: float, wait: float) -> None:
+    def _join(self, key: Hashable, waiter: Waiter, seen: float, now: float, wait: float) -> bool:
+        """Put a waiter at the end; do nothing if `seen`, on which that was decided, is outdated."""
         waiter.prepare()
+        waiter.until = now + wait + _GRACE
         line = self.lines.get(key)
-        if line is None:
-            line = self.lines[key] = Line(key, self._believed(self.read(key), now), now)
-            self.write(key, SHUT, now)
-            _busy.add(self)
-        waiter.line, waiter.until = line, now + wait + _GRACE
+        if line is not None:
+            waiter.line = line
+            line.queue[waiter] = None
+            return True
+        # The line is complete before it is in place: an interrupt in between leaves nobody in it.
+        waiter.line = line = Line(key, self._believed(seen, now), now)
         line.queue[waiter] = None
+        _busy.add(self)
+        if self.begin(line, seen, now):
+            return True
+        self._remove(waiter, now)
+        return False
 
-    def _rejoin(self, waiter: Waiter, line: Line, now: float) -> Line:
-        """Put a waiter that has lost its place, or whose line was left behind by a fork, at the end."""
+    def _rejoin(self, waiter: Waiter, line: Line, seen: float, now: float) -> bool:
+        """Put a waiter that has lost its place, or whose line was left behind by a fork, at the end of its key's."""
         if waiter in line.queue and self.lines.get(line.key) is line:
-            return line
-        self._join(line.key, waiter, now, self._ask(line.key, now)[1])
-        return self.lines[line.key]
+            return True
+        return self._join(line.key, waiter, seen, now, self._ask(line.key, seen, now)[1])
 
-    def _pass_over(self, line: Line, now: float) -> list[Waiter]:
-        """Take the first out of the line, if it is late, and whoever is with it; return who should look now."""
+    def _pass_over(self, waiter: Waiter, line: Line, now: float) -> list[Waiter]:
+        """Take the first out of the line, if it is late, and whoever is with it; return who should look now.
+
+        Where that is `waiter` too, which is evidently not held up, the first is late alone.
+        """
         first = next(iter(line.queue))
         if now - max(line.since, line.tat - self.tolerance) < _GRACE:
             return []
         late = [one for one in line.queue if one.fate is first.fate]
-        for waiter in late:
-            line.queue.pop(waiter, None)
+        if waiter in late:
+            late = [first]
+        for one in late:
+            line.queue.pop(one, None)
         line.since = now
         return [*late, *islice(line.queue, 1)]
 
@@ -323,36 +365,52 @@ class Gate:
         """Admit a call if that takes no more than a look; generated code does the same in its own lines."""
         clock = self.config.clock
         now = ambient.monotonic() if clock is None else clock.monotonic()
-        with self.lock:
-            tat = self.tat
-            if tat - now > self.reach:
-                return False
-            self.tat = max(tat, now) + self.interval
+        if not PLAIN:
+            with self.lock:
+                return self._pass(now)
+        tat = self.tat
+        if tat - now > self.reach:
+            return False
+        self.tat = (tat if tat > now else now) + self.interval  # noqa: FURB136  # a call would let others in
+        return True
+
+    def _pass(self, now: float) -> bool:
+        if self.tat - now > self.reach:
+            return False
+        self.tat = max(self.tat, now) + self.interval
         return True
 
     def enter(self, key: Hashable, waiter: Waiter) -> float:
         """Admit a call (0), put it into the line (the seconds it will wait), or refuse it (the seconds it would)."""
         deadline = current_deadline()
         with self.lock:
-            now = self.now()
-            after, wait = self._ask(key, now)
-            if wait == 0 and key not in self.lines:
-                self.write(key, after, now)
-            elif self._may_wait(wait, now, deadline):
-                waiter.begun = now
-                self._join(key, waiter, now, wait)
-            else:
-                self.rejected += 1
+            wait = self._enter(key, waiter, deadline)
+            while wait is None:
+                wait = self._enter(key, waiter, deadline)
             return wait
+
+    def _enter(self, key: Hashable, waiter: Waiter, deadline: float | None) -> float | None:
+        """Do as `enter` does; None if somebody was admitted without the lock meanwhile."""
+        seen, now = self.read(key), self.now()
+        after, wait = self._ask(key, seen, now)
+        if wait == 0 and key not in self.lines:
+            return wait if self.swap(key, seen, after, now) else None
+        if self._may_wait(wait, now, deadline):
+            waiter.begun = now
+            return wait if self._join(key, waiter, seen, now, wait) else None
+        self.rejected += 1
+        return wait
 
     def ask(self, waiter: Waiter) -> float:
         """Admit a call that waits, if it is its turn (0); return after how many seconds to ask again."""
         with self.lock:
-            if waiter.line is None:
+            line = waiter.line
+            if line is None:
                 return 0.0
-            now = self.now()
-            line = self._rejoin(waiter, waiter.line, now)
-            wait, others = self._look(waiter, line, now)
+            seen, now = self.read(line.key), self.now()
+            while not self._rejoin(waiter, line, seen, now):
+                seen, now = self.read(line.key), self.now()
+            wait, others = self._look(waiter, self.lines[line.key], now)
         self._wake(others)
         return wait
 
@@ -360,7 +418,7 @@ class Gate:
         """Return the seconds until a waiter should look again, 0 if it is admitted, and who else should look now."""
         others: list[Waiter] = []
         if next(iter(line.queue)) is not waiter and now >= waiter.until:
-            others = self._pass_over(line, now)
+            others = self._pass_over(waiter, line, now)
             waiter.until = now + _GRACE
         waiter.leads = next(iter(line.queue)) is waiter
         if not waiter.leads:
@@ -387,13 +445,13 @@ class Gate:
     def wait_for(self, key: Hashable) -> float:
         """Return the seconds until a call made then is admitted at once."""
         with self.lock:
-            return self._ask(key, self.now())[1]
+            return self._ask(key, self.read(key), self.now())[1]
 
     def available(self, key: Hashable) -> int:
         """Return how many calls made now are admitted at once."""
         with self.lock:
-            now = self.now()
-            tat, ahead = self._state(key, now)
+            seen, now = self.read(key), self.now()
+            tat, ahead = self._state(key, seen, now)
             room = self.reach - max(tat - now, 0.0)
             return 0 if ahead or room < 0 else int(room / self.interval) + 1
 
@@ -405,13 +463,16 @@ class Gate:
     def change(self, config: RateLimitConfig) -> None:
         """Take over other settings; calls made before weigh as much as calls made from now on."""
         with self.lock:
-            now, old = self.now(), self.interval
-            ratio = config.per / config.rate / old
-            self.longest *= ratio
-            self.set(config)
+            seen, now = self.tat, self.now()
+            ratio = config.per / config.rate / self.interval
+            while not self.set(config, seen, _scaled(seen, now, ratio), self.longest * ratio):
+                seen, now = self.tat, self.now()
             self.rescale(now, ratio)
             for line in self.lines.values():
                 line.tat = _scaled(line.tat, now, ratio)
+
+    def rescale(self, now: float, ratio: float) -> None:
+        """Multiply what is left until the theoretical arrival times of a family."""
 
     def reset(self, key: Hashable) -> None:
         """Forget the calls of a key; who waits for it has its turn when it looks."""
@@ -444,6 +505,17 @@ class KeyedGate(Gate):
     def label(self, key: Hashable, name: str) -> str:
         """Return what events and errors call this: the family, and the key."""
         return f"{self.config.name or name}[{key}]"
+
+    def swap(self, key: Hashable, seen: float, tat: float, now: float) -> bool:
+        """Set the theoretical arrival time of a key without a line: nobody else does, without the lock."""
+        self.write(key, tat, now)
+        return True
+
+    def begin(self, line: Line, seen: float, now: float) -> bool:
+        """Put a line in place."""
+        self.lines[line.key] = line
+        self.write(line.key, SHUT, now)
+        return True
 
     def passes(self, key: Hashable) -> bool:
         """Admit a call if that takes no more than a look."""

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from holdfast.infrastructure.resilience._breaker import Change, Machine
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
+    from holdfast.infrastructure.resilience.permit import Permit
 
 _POLL = 1.0
+# How often a call asks for admission while the state changes under it.
+_ASKED = 5
 
 
 class StateName(str):
@@ -44,7 +47,11 @@ class Outside:
         self._breaker = breaker
         self.listeners = listeners
         self.throw_on_trip = throw
-        self._storage = None if storage is None else Storage(storage, breaker.name)
+        self._storage: Any = None
+        if hasattr(storage, "_attach"):
+            self._storage = storage._attach(breaker._machine)
+        elif storage is not None:
+            self._storage = Storage(storage, breaker.name)
 
     def before(self, machine: Machine, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Tell the listeners that a call begins."""
@@ -66,13 +73,19 @@ class Outside:
         if not failed:
             self._storage.succeeded()
             return change
-        return self._storage.failed(machine, change)
+        shared: Change | None = self._storage.failed(machine, change)
+        return shared
 
-    def changed(self, machine: Machine, old: CircuitState, new: CircuitState) -> None:
+    def probed(self, permit: Permit, change: Change | None, now: float, *, failed: bool | None) -> None:
+        """Share the outcome of a half-open breaker's probe."""
+        if self._storage is not None:
+            self._storage.probed(permit, change, now, failed=failed)
+
+    def changed(self, machine: Machine, change: Change) -> None:
         """Tell that the state changed."""
         if self._storage is not None:
-            self._storage.changed(machine, new)
-        self._notify(machine, "state_change", StateName(old.value), StateName(new.value))
+            self._storage.changed(machine, change)
+        self._notify(machine, "state_change", StateName(change.old.value), StateName(change.new.value))
 
     def forget(self) -> None:
         """Forget the shared failures of a breaker that was closed by hand while it was closed."""
@@ -82,13 +95,69 @@ class Outside:
     def poll(self, machine: Machine, now: float) -> None:
         """Learn what other processes decided, if it is time to ask."""
         if self._storage is not None:
-            change = self._storage.poll(machine, now)
-            if change is not None:
-                if bus.entries:
-                    emit(change.kind, machine.name, **change.facts)
-                self._notify(
-                    machine, "state_change", StateName(change.old.value), StateName(change.new.value)
-                )
+            self._followed(machine, self._storage.poll(machine, now))
+
+    def confirm(self, machine: Machine, permit: Permit) -> Permit:
+        """Have the storage confirm what this process admitted, where it must; return the permit that then holds.
+
+        CircuitOpenError if it refuses.
+        """
+        for _ in range(_ASKED):
+            question = self._question(permit)
+            if question is None:
+                return permit
+            try:
+                question.wait()
+                if self._confirmed(machine, permit, question):
+                    return permit
+            except BaseException:
+                question.abandon()
+                permit.neutral()
+                raise
+            permit.neutral()
+            permit = machine.admit()
+        permit.neutral()
+        raise machine.refuse(machine.now())
+
+    async def confirm_async(self, machine: Machine, permit: Permit) -> Permit:
+        """Have the storage confirm, as `confirm` does, without blocking the event loop."""
+        for _ in range(_ASKED):
+            question = self._question(permit)
+            if question is None:
+                return permit
+            try:
+                await question.wait_async()
+                if self._confirmed(machine, permit, question):
+                    return permit
+            except BaseException:
+                question.abandon()
+                permit.neutral()
+                raise
+            permit.neutral()
+            permit = machine.admit()
+        permit.neutral()
+        raise machine.refuse(machine.now())
+
+    def _question(self, permit: Permit) -> Any:
+        return None if self._storage is None else self._storage.question(permit)
+
+    def _confirmed(self, machine: Machine, permit: Permit, question: Any) -> bool:
+        """Return whether the permit holds; if not, the state is another, and the call asks anew for admission."""
+        change, admitted = self._storage.answered(permit, question)
+        self._followed(machine, change)
+        if admitted is None:
+            return False
+        if not admitted:
+            raise machine.refuse(machine.now())
+        return True
+
+    def _followed(self, machine: Machine, change: Change | None) -> None:
+        """Tell that another process was followed into its state."""
+        if change is None:
+            return
+        if bus.entries:
+            emit(change.kind, machine.name, **change.facts)
+        self._notify(machine, "state_change", StateName(change.old.value), StateName(change.new.value))
 
     def _notify(self, machine: Machine, method: str, /, *args: Any, **kwargs: Any) -> None:
         for listener in self.listeners:
@@ -137,13 +206,20 @@ class Storage:
         with machine.lock:
             return machine.learn_failures(shared)
 
+    def question(self, permit: Permit) -> None:
+        """Confirm nothing: each process probes for itself."""
+
+    def probed(self, permit: Permit, change: Change | None, now: float, *, failed: bool | None) -> None:
+        """Share nothing but the state that follows."""
+
     def forget(self) -> None:
         """Forget the shared failures."""
         self._dirty = False
         self._try(self._storage.reset_counter)
 
-    def changed(self, machine: Machine, new: CircuitState) -> None:
+    def changed(self, machine: Machine, change: Change) -> None:
         """Share a new state."""
+        new = change.new
         if new not in {CLOSED, OPEN, HALF_OPEN}:
             return
         self._asked = machine.now()

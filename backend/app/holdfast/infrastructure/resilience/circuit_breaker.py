@@ -281,7 +281,8 @@ class CircuitBreaker(Policy):
         faults.finish()
         store = storage if storage is not None else state_storage
         legacy = (fail_max, reset_timeout, success_threshold)
-        if store is not None or any(value is not None for value in legacy):
+        theirs = store is not None and not hasattr(store, "_attach")
+        if theirs or any(value is not None for value in legacy):
             settings = _from_pybreaker(settings, *legacy)
         config = _shared(CircuitBreakerConfig(**settings))
         self._machine = Machine(name or "circuit breaker", config)
@@ -359,15 +360,14 @@ class CircuitBreaker(Policy):
 
     def admit(self) -> Permit:
         """Admit one call and return its permit, to be settled exactly once. CircuitOpenError when refused."""
-        return self._machine.admit()
+        return self._machine.admit_now()
 
     def __enter__(self) -> Permit:
         """Admit the block."""
-        return self._enter(sys._getframe(1))
+        return self._enter(self._machine.admit_now(), sys._getframe(1))
 
-    def _enter(self, frame: FrameType) -> Permit:
+    def _enter(self, permit: Permit, frame: FrameType) -> Permit:
         machine = self._machine
-        permit = machine.admit()
         try:
             if machine.outside is not None:
                 machine.outside.before(machine, None, (), {})
@@ -393,7 +393,7 @@ class CircuitBreaker(Policy):
 
     async def __aenter__(self) -> Permit:
         """Admit the block."""
-        return self._enter(sys._getframe(1))
+        return self._enter(await self._machine.admit_soon(), sys._getframe(1))
 
     async def __aexit__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.infrastructure.resilience import _compile
+from holdfast.infrastructure.resilience import _compile, _gcra
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
 from holdfast.infrastructure.resilience._gcra import Gate, KeyedGate, admit, admit_async
 from holdfast.infrastructure.resilience.clock import Clock
@@ -189,7 +189,8 @@ class RateLimit(Policy):
         return f"RateLimit({_shown(self.config)}, name={self.name!r})"
 
     def _shape(self) -> tuple[Any, ...]:
-        return ("rate_limit", isinstance(self._gate, KeyedGate), self.config.clock is not None)
+        keyed = isinstance(self._gate, KeyedGate)
+        return ("rate_limit", keyed, self.config.clock is not None, _gcra.PLAIN)
 
     def _bind(self) -> dict[str, Any]:
         return {**_bound(self._gate), "k": self._key}
@@ -345,13 +346,20 @@ def _emit(gate: Gate, code: _compile.Code, at: int) -> None:
     """Write the lines that admit a call of the key `_k{at}`, or leave it to the slow path."""
     keyed = isinstance(gate, KeyedGate)
     tat = f"_d{at}[_k{at}]" if keyed else f"_g{at}.tat"
+    after = f"(_a{at} if _a{at} > _t{at} else _t{at}) + _g{at}.interval"
     code.line(f"_t{at} = {'_now' if gate.config.clock is None else f'_now{at}'}()")
+    slow = f"{code.await_}_admit_at_gate{'_async' * code.is_async}"
+    admit = f"{slow}(_g{at}, _k{at}, _stack.label({code.signature.args}))"
+    if _gcra.PLAIN and not keyed:
+        # On one line, so that no debugger stops between look and leap.
+        code.line(f"if (_a{at} := {tat}) - _t{at} <= _g{at}.reach: {tat} = {after}")
+        code.line(f"else: {admit}")
+        return
     # `with`, not `acquire`: nothing can interrupt between the lock and the block that gives it back.
     with code.block(f"with _l{at}:"):
         code.line(f"_a{at} = _d{at}.get(_k{at}, _shut)" if keyed else f"_a{at} = {tat}")
         with code.block(f"if _a{at} - _t{at} <= _g{at}.reach:"):
-            code.line(f"{tat} = (_a{at} if _a{at} > _t{at} else _t{at}) + _g{at}.interval")
+            code.line(f"{tat} = {after}")
             code.line(f"_a{at} = None")
     with code.block(f"if _a{at} is not None:"):
-        admit = "await _admit_at_gate_async" if code.is_async else "_admit_at_gate"
-        code.line(f"{admit}(_g{at}, _k{at}, _stack.label({code.signature.args}))")
+        code.line(admit)
