@@ -118,6 +118,9 @@ from holdfast.infrastructure.resilience.timeout import timeout as timeout
 from holdfast.infrastructure.resilience.window import Window as Window
 from holdfast.infrastructure.resilience.window import WindowCounts as WindowCounts
 from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage as RedisBreakerStorage
+from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit as RedisRateLimit
+from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimitConfig as RedisRateLimitConfig
+from holdfast.infrastructure.store.redis_rate_limit import redis_rate_limit as redis_rate_limit
 from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
 from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
 from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
@@ -191,6 +194,8 @@ __all__ = [
     "RateLimitedError",
     "RateLimits",
     "RedisBreakerStorage",
+    "RedisRateLimit",
+    "RedisRateLimitConfig",
     "Registry",
     "Resilient",
     "RetriesNested",
@@ -238,6 +243,7 @@ __all__ = [
     "outgoing_headers",
     "rate_limit",
     "recommended",
+    "redis_rate_limit",
     "register_classifier",
     "registry",
     "remaining",

@@ -128,6 +128,9 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.window import Window as Window
     from holdfast.infrastructure.resilience.window import WindowCounts as WindowCounts
     from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage as RedisBreakerStorage
+    from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit as RedisRateLimit
+    from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimitConfig as RedisRateLimitConfig
+    from holdfast.infrastructure.store.redis_rate_limit import redis_rate_limit as redis_rate_limit
     from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
     from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
     from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
@@ -200,6 +203,8 @@ _EXPORTS = {
     "RateLimitedError": "holdfast.infrastructure.resilience.errors",
     "RateLimits": "holdfast.infrastructure.resilience.rate_limit",
     "RedisBreakerStorage": "holdfast.infrastructure.store.redis_breaker",
+    "RedisRateLimit": "holdfast.infrastructure.store.redis_rate_limit",
+    "RedisRateLimitConfig": "holdfast.infrastructure.store.redis_rate_limit",
     "Registry": "holdfast.infrastructure.resilience.registry",
     "Resilient": "holdfast.infrastructure.resilience.registry",
     "RetriesNested": "holdfast.infrastructure.resilience.events",
@@ -249,6 +254,7 @@ _EXPORTS = {
     "outgoing_headers": "holdfast.infrastructure.transport.propagation",
     "rate_limit": "holdfast.infrastructure.resilience.rate_limit",
     "recommended": "holdfast.infrastructure.resilience.registry",
+    "redis_rate_limit": "holdfast.infrastructure.store.redis_rate_limit",
     "register_classifier": "holdfast.infrastructure.resilience.classify",
     "registry": "holdfast.infrastructure.resilience.registry",
     "remaining": "holdfast.infrastructure.resilience.deadline",
@@ -328,6 +334,8 @@ __all__ = [
     "RateLimitedError",
     "RateLimits",
     "RedisBreakerStorage",
+    "RedisRateLimit",
+    "RedisRateLimitConfig",
     "Registry",
     "Resilient",
     "RetriesNested",
@@ -375,6 +383,7 @@ __all__ = [
     "outgoing_headers",
     "rate_limit",
     "recommended",
+    "redis_rate_limit",
     "register_classifier",
     "registry",
     "remaining",

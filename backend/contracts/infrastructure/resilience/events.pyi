@@ -104,7 +104,7 @@ class CallbackFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageFailed(Event):
-    """A breaker's storage could not be reached; local state is used."""
+    """What a breaker or a rate limit shares could not be reached; it goes on by itself."""
 
     error: Exception
 
