@@ -281,7 +281,7 @@ class CircuitBreaker(Policy):
         faults.finish()
         store = storage if storage is not None else state_storage
         legacy = (fail_max, reset_timeout, success_threshold)
-        theirs = store is not None and not hasattr(store, "_attach")
+        theirs = store is not None and not hasattr(type(store), "_attach")
         if theirs or any(value is not None for value in legacy):
             settings = _from_pybreaker(settings, *legacy)
         config = _shared(CircuitBreakerConfig(**settings))
