@@ -75,7 +75,7 @@ def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own."""
     root = str(Path(holdfast.__file__).parents[1])
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *arguments],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(text), *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -280,7 +280,8 @@ class Coordinator:
             self._see_through(members, body)
         if errors:
             raise errors[0]
-        return [results[number] for number in range(len(functions))]
+        # Taken out: by its traceback an error that was returned may keep the frame that keeps the results.
+        return [results.pop(number) for number in range(len(functions))]
 
     def _see_through(self, members: list[Participant], body: Callable[[int], None]) -> None:
         """Start a thread for every member, and wait until all have left."""
