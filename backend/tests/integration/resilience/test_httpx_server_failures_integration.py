@@ -44,7 +44,7 @@ from holdfast.testing.recorder import EventRecorder
 Connect = Callable[..., Caller]
 
 # Long enough for an answer, short enough to wait for; where no answer is expected, it can be shorter.
-SOON, SOONER, LATER = 0.25, 0.06, 5.0
+SOON, SOONER, LATER = 0.6, 0.06, 5.0
 BUSY = respond(503, b"busy")
 
 # How the server fails, and what comes out: the wire's errors are httpx's, the deadline's are ours.
