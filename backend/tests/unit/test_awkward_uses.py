@@ -1,6 +1,7 @@
 """Awkward uses that a service meets sooner or later: forks, the garbage collector, tasks, odd settings and names."""
 
 import asyncio
+import functools
 import gc
 import os
 import subprocess
@@ -24,10 +25,13 @@ from holdfast.infrastructure.resilience.circuit_breaker import (
 from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.errors import ConfigurationError, TimeoutExceeded
 from holdfast.infrastructure.resilience.events import CircuitOpened, RetryGaveUp, subscribe
+from holdfast.infrastructure.resilience.hedge import Hedge
 from holdfast.infrastructure.resilience.permit import Permit
 from holdfast.infrastructure.resilience.pipeline import Pipeline
+from holdfast.infrastructure.resilience.rate_limit import RateLimits
 from holdfast.infrastructure.resilience.retry import Retry, current_attempt, retry
 from holdfast.infrastructure.resilience.states import CircuitState
+from holdfast.infrastructure.resilience.throttle import Throttle
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.infrastructure.resilience.window import Window, WindowCounts
 from holdfast.infrastructure.transport.http import httpx_transport
@@ -326,12 +330,25 @@ async def refuses(result: object) -> bool:
     return False
 
 
+class Refusing:
+    """A predicate whose call is async."""
+
+    async def __call__(self, result: object) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: Retry(result=refuses), "result .* is async"),  # type: ignore[arg-type]
         (lambda: CircuitBreaker("x", result=refuses), "result .* is async"),  # type: ignore[arg-type]
         (lambda: CircuitBreakers("x", key=refuses), "key .* is async"),  # type: ignore[arg-type]
+        (lambda: Throttle(result=refuses), "result .* is async"),  # type: ignore[arg-type]
+        (lambda: Hedge(1.0, result=refuses), "result .* is async"),  # type: ignore[arg-type]
+        (lambda: RateLimits(1, key=refuses), "key .* is async"),  # type: ignore[arg-type]
+        (lambda: CircuitBreaker("x", exclude=(refuses,)), "exclude.* is async"),  # type: ignore[arg-type]
+        (lambda: Retry(result=functools.partial(refuses)), "result .* is async"),  # type: ignore[arg-type]
+        (lambda: Retry(result=Refusing()), "result .* is async"),  # type: ignore[arg-type]
         (lambda: Retry(name=5), "name = 5 is not text"),  # type: ignore[arg-type]
         (lambda: CircuitBreaker(5), "name = 5 is not text"),  # type: ignore[arg-type]
         (lambda: CircuitBreakers(5), "name = 5 is not text"),  # type: ignore[arg-type]

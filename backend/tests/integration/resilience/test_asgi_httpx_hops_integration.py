@@ -262,6 +262,45 @@ def test_work_that_ends_in_time_is_left_alone(asgi_server: Serve) -> None:
     assert (response.status_code, response.text, len(service.left)) == (200, "ok", 1)
 
 
+def test_an_error_of_the_applications_own_comes_out() -> None:
+    """A timeout inside the application, long before the request's own deadline, is the application's to answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutExceeded(0.05, "db")
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    scope: Scope = {"type": "http", "headers": [(TIMEOUT_HEADER.encode(), b"60000")]}
+    for cancel in (True, False):
+        with pytest.raises(TimeoutExceeded, match="'db'"):
+            asyncio.run(PropagationMiddleware(app, cancel=cancel)(scope, nothing, nothing))
+
+
+def test_what_a_request_said_ends_with_it() -> None:
+    """In a process that calls its own application, the client's retry goes on: the request's context is put back."""
+    statuses = [503, 503, 200]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, statuses.pop(0))
+
+    async def main() -> int:
+        transport = httpx.ASGITransport(PropagationMiddleware(app))
+
+        @retrying("client")
+        async def call() -> int:
+            async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+                response = await client.get("/", headers=outgoing_headers())
+                return response.raise_for_status().status_code
+
+        found = await call()
+        assert caller_attempt() is None
+        return found
+
+    assert asyncio.run(main()) == 200
+    assert statuses == []
+
+
 # By hand
 
 

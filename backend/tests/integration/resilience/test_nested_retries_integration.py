@@ -219,3 +219,39 @@ def test_recursion_is_one_retry(driver: Driver, make: Make) -> None:
     again.append(driver.decorate(make.pipeline(make.retry(3), name="tree"), call))
     driver.outcomes(1, again[0])
     assert len(depth) == 6
+
+
+def test_an_outer_retry_that_never_retries_is_none(driver: Driver, make: Make) -> None:
+    """One attempt is no retry: the inner one makes its own."""
+    script = Script(fail())
+    outer = make.pipeline(make.timeout(60.0), make.retry(1), name="web")
+    driver.outcomes(1, layers(driver, script, outer, make.pipeline(make.retry(3), name="db")))
+    assert script.calls == 3
+
+
+def test_a_task_that_outlives_the_retry_is_on_its_own(virtual_clock: VirtualClock, make: Make) -> None:
+    """A background task that a second attempt started retries by itself once that retry is over."""
+    script = Script(fail())
+    inner = make.pipeline(make.retry(3), name="db")(script.coroutine_function())
+    started: list[asyncio.Task[Any]] = []
+
+    async def later() -> None:
+        await virtual_clock.asleep(100.0)
+        await inner()
+
+    attempts: list[int] = []
+
+    @make.pipeline(make.retry(3), name="web")
+    async def outer() -> None:
+        attempts.append(len(attempts))
+        if len(attempts) == 1:
+            raise ConnectionError
+        started.append(asyncio.ensure_future(later()))
+
+    async def main() -> None:
+        await outer()
+        await asyncio.wait(started)
+
+    virtual_clock.run(main())
+    assert isinstance(started[0].exception(), ConnectionError)
+    assert (len(attempts), script.calls) == (2, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from holdfast.infrastructure.resilience._compile import is_async_function
 from holdfast.infrastructure.resilience.errors import ConfigurationError, Fault
 
 TYPE_CHECKING = False
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 # Whole numbers beyond it cannot become a float.
 _LARGEST = sys.float_info.max
-_COROUTINE = 128  # inspect.CO_COROUTINE, which costs an import
 
 
 class Frozen:
@@ -112,8 +112,7 @@ class Faults:
         self.check(
             value is None or callable(value), path, value, "is not callable", "give a function or None"
         )
-        flags = getattr(getattr(value, "__code__", None), "co_flags", 0)
-        if sync and flags & _COROUTINE:
+        if sync and callable(value) and is_async_function(value):
             self.add(path, value, "is async: nobody awaits it", "give a plain function")
 
     def name(self, path: str, value: object) -> None:

@@ -21,15 +21,31 @@ if TYPE_CHECKING:
 _RETRYING = FILE_PREFIX + "retry"
 _MAX_TOLD = 1000
 
-# The stack whose retry goes on around the caller, or another sign that somebody tries again what happens here.
-retried_by: ContextVar[object] = ContextVar("holdfast_retried_by", default=None)
+
+class Mark:
+    """Says that somebody tries again what happens here, `by` whom, until that is `over`: tasks may outlive it."""
+
+    __slots__ = ("by", "over")
+
+    def __init__(self, by: object) -> None:
+        self.by = by
+        self.over = False
+
+
+retried_by: ContextVar[Mark | None] = ContextVar("holdfast_retried_by", default=None)
+
+
+def _by() -> object:
+    mark = retried_by.get()
+    return None if mark is None or mark.over else mark.by
+
 
 _told: set[str] = set()
 
 
 def outermost(stack: Stack, *, named: bool) -> bool:
     """Return whether no other stack's retry is around the one that asks; `named`: only named pipelines count."""
-    if named and retried_by.get() not in {None, stack.root}:
+    if named and _by() not in {None, stack.root}:
         return False
     own = 1 + stack.levels
     frame: FrameType | None = sys._getframe(1)
@@ -45,7 +61,7 @@ def outermost(stack: Stack, *, named: bool) -> bool:
 
 def is_retried(*, own: int = 0) -> bool:
     """Return whether a retry of a named pipeline is around the caller, besides `own` ones that do not count."""
-    if retried_by.get() is not None:
+    if _by() is not None:
         return True
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

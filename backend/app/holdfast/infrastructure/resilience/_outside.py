@@ -48,7 +48,8 @@ class Outside:
         self.listeners = listeners
         self.throw_on_trip = throw
         self._storage: Any = None
-        if hasattr(type(storage), "_attach"):
+        kind: Any = type(storage)
+        if hasattr(kind, "_attach"):
             self._storage = storage._attach(breaker._machine)
         elif storage is not None:
             self._storage = Storage(storage, breaker.name)

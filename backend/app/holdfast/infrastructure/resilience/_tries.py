@@ -41,6 +41,7 @@ class Tries:
     """The attempts of one call: born when the first one has failed, gone with the call."""
 
     __slots__ = (
+        "_mark",
         "_outside",
         "args",
         "config",
@@ -65,7 +66,7 @@ class Tries:
         self.delay = 0.0
         self.since: float | None = None
         self.refunds: bool | None = None
-        self._outside: Token[object] | None = None
+        self._outside: Token[_nested.Mark | None] | None = None
 
     def sleep(self, seconds: float) -> None:
         """Wait before a retry; one that is interrupted was not made, and is not paid for where budgets refund."""
@@ -140,12 +141,14 @@ class Tries:
         if not self.config.nested and not _nested.outermost(self.stack, named=True):
             self.give_up("a retry around this one goes on", error)
             return True
-        self._outside = _nested.retried_by.set(self.stack.root)
+        self._mark = _nested.Mark(self.stack.root)
+        self._outside = _nested.retried_by.set(self._mark)
         return False
 
     def leave(self) -> None:
         """Put back what the context said before the retries."""
         if self._outside is not None:
+            self._mark.over = True
             restore(_nested.retried_by, self._outside)
             self._outside = None
 

@@ -175,6 +175,8 @@ def _check_exclude(faults: Faults, exclude: Any) -> None:
     for at, rule in enumerate(exclude):
         fine = issubclass(rule, BaseException) if isinstance(rule, type) else callable(rule)
         faults.check(fine, f"exclude[{at}]", rule, "is neither an exception type nor a predicate", remedy)
+        if not isinstance(rule, type):
+            faults.callable(f"exclude[{at}]", rule, sync=True)
 
 
 _DEFAULT = CircuitBreakerConfig()
@@ -281,7 +283,8 @@ class CircuitBreaker(Policy):
         faults.finish()
         store = storage if storage is not None else state_storage
         legacy = (fail_max, reset_timeout, success_threshold)
-        theirs = store is not None and not hasattr(type(store), "_attach")
+        kind: Any = type(store)
+        theirs = store is not None and not hasattr(kind, "_attach")
         if theirs or any(value is not None for value in legacy):
             settings = _from_pybreaker(settings, *legacy)
         config = _shared(CircuitBreakerConfig(**settings))

@@ -80,7 +80,7 @@ class HedgeConfig(Frozen):
             faults.check(ok, "after", after, "is no delay", "give seconds, or Quantile(0.95)")
         faults.number("max_hedges", max_hedges, 1, 100, whole=True)
         _check_errors(faults, "on", on)
-        faults.callable("result", result)
+        faults.callable("result", result, sync=True)
         # One for the first call and one for its hedge, or none would ever be sent.
         faults.number("workers", workers, 2, 1000, whole=True)
         for field, value, kind in (

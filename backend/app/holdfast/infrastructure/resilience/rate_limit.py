@@ -228,7 +228,7 @@ class RateLimits(Policy):
         faults = Faults("RateLimits")
         faults.number("max_keys", max_keys, 1, 10_000_000, whole=True)
         faults.number("idle", idle, 0, above=True)
-        faults.callable("key", key)
+        faults.callable("key", key, sync=True)
         faults.finish()
         config = RateLimitConfig(rate=rate, per=per, burst=burst, max_wait=max_wait, name=name, clock=clock)
         self._gate = KeyedGate(config, max_keys, float(idle))

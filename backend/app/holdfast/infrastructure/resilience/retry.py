@@ -247,7 +247,8 @@ class Retry(Policy):
         config = self._config
         watched = _foreign.first(config)
         return (
-            "retry",
+            # One that never retries is nobody's outer retry.
+            "once" if config.attempts == 1 else "retry",
             watched,
             _foreign.needed(config),
             config.result is not None,

@@ -60,7 +60,7 @@ class ThrottleConfig(Frozen):
         faults.number("window", window, 0.1, 3600)
         faults.number("max_rejection", max_rejection, 0, 0.99, above=True)
         _check_errors(faults, "on", on)
-        faults.callable("result", result)
+        faults.callable("result", result, sync=True)
         faults.check(name is None or _is(name, str), "name", name, "is not text", "give a str or None")
         faults.check(clock is None or _is(clock, Clock), "clock", clock, "is no Clock", "give one or None")
         source = random is None or callable(getattr(random, "random", None))

@@ -242,7 +242,8 @@ def _check_clients(faults: Faults, client: Any, async_client: Any) -> None:
     faults.check(fine, "async_client", async_client, "is no Redis", "give a client of redis.asyncio or None")
     pool = getattr(client, "connection_pool", None)
     if pool is not None:
-        endless = getattr(pool, "connection_kwargs", {}).get("socket_timeout", 0) is None
+        # What a connection says, not the settings: where they say nothing, versions of redis-py differ.
+        endless = pool.connection_class(**pool.connection_kwargs).socket_timeout is None
         faults.check(
             not endless, "client", client, "waits for ever", "give it a socket_timeout, or give a URL"
         )

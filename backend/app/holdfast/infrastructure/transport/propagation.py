@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.infrastructure.resilience import _nested
 from holdfast.infrastructure.resilience._ambient import ambient
+from holdfast.infrastructure.resilience._tries import restore
 from holdfast.infrastructure.resilience.deadline import _Scope as _DeadlineScope
 from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded
@@ -83,9 +84,19 @@ class PropagationMiddleware:
             await self._app(scope, receive, send)
             return
         attempt, milliseconds = _number(scope, ATTEMPT_HEADER), _number(scope, TIMEOUT_HEADER)
-        if attempt:
-            _caller_attempt.set(attempt)
-            _nested.retried_by.set(self)
+        if not attempt:
+            await self._serve(milliseconds, scope, receive, send)
+            return
+        mark = _nested.Mark(self)
+        said, retried = _caller_attempt.set(attempt), _nested.retried_by.set(mark)
+        try:
+            await self._serve(milliseconds, scope, receive, send)
+        finally:
+            mark.over = True
+            restore(_nested.retried_by, retried)
+            restore(_caller_attempt, said)
+
+    async def _serve(self, milliseconds: int | None, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if milliseconds is None:
             await self._app(scope, receive, send)
         elif milliseconds == 0:
@@ -110,12 +121,12 @@ class PropagationMiddleware:
             begun.append(True)
             await send(message)
 
-        bound = Timeout(seconds, name="request")
+        bound, until = Timeout(seconds, name="request"), ambient.monotonic() + seconds
         try:
             async with bound:
                 await self._app(scope, receive, watched)
         except TimeoutExceeded:
-            if begun:
+            if begun or ambient.monotonic() < until:
                 raise
             await _refuse(send)
 
