@@ -48,7 +48,7 @@ class Outside:
         self.listeners = listeners
         self.throw_on_trip = throw
         self._storage: Any = None
-        kind: Any = type(storage)
+        kind: Any = storage.__class__
         if hasattr(kind, "_attach"):
             self._storage = storage._attach(breaker._machine)
         elif storage is not None:

@@ -283,7 +283,7 @@ class CircuitBreaker(Policy):
         faults.finish()
         store = storage if storage is not None else state_storage
         legacy = (fail_max, reset_timeout, success_threshold)
-        kind: Any = type(store)
+        kind: Any = store.__class__
         theirs = store is not None and not hasattr(kind, "_attach")
         if theirs or any(value is not None for value in legacy):
             settings = _from_pybreaker(settings, *legacy)
