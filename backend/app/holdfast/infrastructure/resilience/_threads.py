@@ -15,6 +15,7 @@ from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._bus import bus, emit
 from holdfast.infrastructure.resilience._tries import attempt_number
 from holdfast.infrastructure.resilience.deadline import _deadline, _Scope, _tighter
+from holdfast.infrastructure.resilience.errors import TimeoutExceeded
 from holdfast.infrastructure.resilience.retry import current_attempt
 from holdfast.infrastructure.resilience.timeout import _exceeded, _now, _throw, _timed_out
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from holdfast.infrastructure.resilience.clock import Clock
-    from holdfast.infrastructure.resilience.errors import TimeoutExceeded
     from holdfast.infrastructure.resilience.hedge import Hedge
     from holdfast.infrastructure.resilience.timeout import Timeout, _Block
 
@@ -269,7 +269,10 @@ def call_in_thread(
     # A worker has a stack of its own, on which `current_attempt` would look in vain.
     job.context.run(attempt_number.set, (current_attempt(), 0))
     if seconds > 0 and _pool.lane(timeout).run(job, timeout.config.clock or ambient.clock, seconds):
-        return job.outcome()
+        # A bound inside that this one cut short may be the first to notice: this one reports.
+        own = seconds == timeout.config.seconds and _now(timeout) >= until
+        if not own or not isinstance(job.error, TimeoutExceeded):
+            return job.outcome()
     _timed_out(timeout, label, seconds)
     if job.abandoned and bus.entries:
         emit("WorkerAbandoned", timeout.name or label, abandoned=_pool.abandoned)
