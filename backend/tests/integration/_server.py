@@ -214,6 +214,11 @@ class FaultyServer:
         with self._lock:
             return self._lock.wait_for(lambda: len(self._received) >= number, timeout)
 
+    def wait_for_connections(self, number: int, timeout: float = 5.0) -> bool:
+        """Wait until `number` connections were accepted, perhaps after the client left; return whether they were."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._accepted >= number, timeout)
+
     def wait_until_unused(self, timeout: float = 5.0) -> bool:
         """Wait until no connection is open; return whether that came true."""
         with self._lock:
@@ -280,6 +285,7 @@ class FaultyServer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._accepted += 1
+                self._lock.notify_all()
                 self._open.add(sock)
                 serving = (sock, self._accepted)
                 thread = threading.Thread(target=self._serve, args=serving, name=self.url, daemon=True)

@@ -106,6 +106,7 @@ def test_the_last_failure_comes_out_as_it_is(
     with pytest.raises(raised) as caught:
         client.request("GET", http_server.url)
     assert "gave up after 2 attempts" in caught.value.__notes__[0]
+    assert http_server.wait_for_connections(2)
     assert http_server.connections == 2
 
 
