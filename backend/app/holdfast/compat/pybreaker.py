@@ -196,7 +196,7 @@ class CircuitBreaker:
 
     @name.setter
     def name(self, name: str) -> None:
-        self._name = self._policy._machine.name = name
+        self._name = self._policy._machine.label = name
 
     @property
     def fail_max(self) -> int:

@@ -104,8 +104,8 @@ class Machine:
         "config",
         "extra",
         "fast",
+        "label",
         "mode",
-        "name",
         "named_after",
         "outside",
         "rejected",
@@ -115,10 +115,8 @@ class Machine:
         "window",
     )
 
-    name: str
-
     def __init__(self, name: str, config: CircuitBreakerConfig) -> None:
-        self.name = name
+        self.label: str | None = name
         self.config = config
         self.outside: Outside | None = None
         self.rejected = self.rounds = 0
@@ -128,16 +126,14 @@ class Machine:
     def name_after(self, fn: Callable[..., Any]) -> None:
         """Take the name of a function, which is made when it is first asked for: few ever are."""
         self.named_after = fn
-        del self.name
+        self.label = None
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, attribute: str) -> str:
-            """Make the name of a decorated function's breaker."""
-            if attribute != "name":
-                raise AttributeError(attribute)
-            self.name = label_of(self.named_after)
-            return self.name
+    @property
+    def name(self) -> str:
+        """The name in events and errors."""
+        if self.label is None:
+            self.label = label_of(self.named_after)
+        return self.label
 
     @property
     def lock(self) -> Any:

@@ -486,7 +486,7 @@ def _emit(config: CircuitBreakerConfig, code: _compile.Code, at: int, inner: Cal
             code.line(f"_m{at}.rejected += 1")
             with code.block("if _bus.entries or _pybreaker.unjoined in _modules:"):
                 code.line(f"_tell_refusal(_m{at}, _t{at})")
-            code.line(f"raise _CircuitOpenError(_m{at}.name, _u{at} - _t{at})")
+            code.line(f"raise _CircuitOpenError(_m{at}.label or _m{at}.name, _u{at} - _t{at})")
         code.line(f"_permit{at} = _admit(_m{at})")
         code.line(f"_result = {code.slow('_guard', f'_permit{at}', '_stack', str(at + 1))}")
     with code.block("else:"):
