@@ -1138,3 +1138,35 @@ def test_the_loop_is_not_needed_to_decorate() -> None:
         return "called"
 
     assert [asyncio.run(call()) for _ in range(2)] == ["called"] * 2
+
+
+class LateNotice(Clock):
+    """A clock on which a waiting thread learns of an end before it learns of the time."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
+        return event.wait(30.0)
+
+
+def test_of_bounds_that_end_together_the_outer_one_reports() -> None:
+    """An inner bound that the outer one cut short may notice first: what comes out is the outer one's all the same."""
+    clock = LateNotice()
+
+    def inner_notices() -> None:
+        clock.now = 3.0
+        raise TimeoutExceeded(3.0, "each")
+
+    def inner_is_early() -> None:
+        raise TimeoutExceeded(2.0, "each")
+
+    def names(fn: Callable[[], None]) -> str | None:
+        clock.now = 0.0
+        with pytest.raises(TimeoutExceeded) as caught:
+            Timeout(3.0, sync="thread", name="total", clock=clock).call(fn)
+        return caught.value.name
+
+    assert (names(inner_notices), names(inner_is_early)) == ("total", "each")
