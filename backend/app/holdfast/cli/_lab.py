@@ -1,0 +1,170 @@
+"""`holdfast lab`: run, compare, scenarios."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli import _show
+from holdfast.cli._exit import Code, Stop
+from holdfast.cli._target import find
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.lab.experiment import Comparison, Run
+    from holdfast.lab.scenarios import Scenario
+
+app = typer.Typer(help="See what a policy does in an outage, before the outage.", no_args_is_help=True)
+
+_POLICY = (
+    "A subject of the lab (none, holdfast, tenacity, ...), module:name of a policy or of a function that makes one, "
+    "or an operation of the configuration."
+)
+Policy = Annotated[str, typer.Option(help=_POLICY)]
+Policies = Annotated[list[str], typer.Option("--policy", help=f"{_POLICY} Give it several times.")]
+Which = Annotated[str, typer.Option(help="Name of a scenario: holdfast lab scenarios lists them.")]
+File = Annotated[
+    Path | None, typer.Option("--file", help="A TOML file with scenarios of your own.", show_default=False)
+]
+Seeds = Annotated[int, typer.Option(min=1, help="How many runs, each with other random numbers.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Write a page with plots, too.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Sync = Annotated[bool, typer.Option("--sync", help="Call plain functions in threads, not coroutines.")]
+
+
+@app.command()
+def run(
+    policy: Policy = "holdfast",
+    scenario: Which = "stall",
+    file: File = None,
+    seeds: Seeds = 5,
+    html: Html = None,
+    sync: Sync = False,
+    json: Json = False,
+) -> int:
+    """Run a policy through a scenario: a verdict in words, and a table. Exit code 1: it never recovers."""
+    from holdfast import lab
+
+    what = _scenario(scenario, file)
+    found = lab.run(_subject(policy, sync=sync), what, seeds=seeds)
+    _tell(found, (found,), html, json=json)
+    never = any(one.metastable for one in found.measures)
+    return int(Code.WANTING if never else Code.FINE)
+
+
+@app.command()
+def compare(
+    policy: Policies,
+    scenario: Which = "stall",
+    file: File = None,
+    seeds: Seeds = 5,
+    html: Html = None,
+    sync: Sync = False,
+    json: Json = False,
+) -> int:
+    """Run several policies through a scenario on the same seeds: verdicts, and one table."""
+    from holdfast import lab
+
+    what = _scenario(scenario, file)
+    found = lab.compare([_subject(one, sync=sync) for one in policy], what, seeds=seeds)
+    _tell(found, found.runs, html, json=json)
+    return int(Code.FINE)
+
+
+@app.command("scenarios")
+def show_scenarios(file: File = None, json: Json = False) -> int:
+    """List the scenarios, the lab's or those of a file."""
+    if json:
+        _show.as_json([asdict(one) for one in _known(file).values()])
+        return int(Code.FINE)
+    for one in _known(file).values():
+        _show.line(f"{one.name:16} {one.says}")
+    return int(Code.FINE)
+
+
+def _tell(found: Run | Comparison, runs: Sequence[Run], html: Path | None, *, json: bool) -> None:
+    from holdfast import lab
+
+    if json:
+        _show.as_json([_facts(one) for one in runs])
+    else:
+        for one in runs:
+            _show.line(one.verdict)
+        _show.line("")
+        _show.line(lab.table(found))
+    if html is not None:
+        try:
+            html.write_text(lab.html(found), encoding="utf-8")
+        except OSError as error:
+            raise Stop(Code.WRONG_USE, f"{html} cannot be written: {error.strerror}") from None
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Return a run as JSON-able facts; what never happens is None."""
+    from holdfast.lab.measures import NAMES
+
+    measures = {name: asdict(run.interval(name)) for name in NAMES}
+    return {
+        "policy": run.policy,
+        "scenario": run.scenario.name,
+        "seeds": run.seeds,
+        "verdict": run.verdict,
+        "digests": run.digests,
+        "measures": {
+            name: {key: value if isfinite(value) else None for key, value in one.items()}
+            for name, one in measures.items()
+        },
+    }
+
+
+def _known(file: Path | None) -> dict[str, Scenario]:
+    from holdfast import lab
+
+    try:
+        return lab.scenarios() if file is None else lab.load_scenarios(file)
+    except OSError as error:
+        raise Stop(Code.WRONG_USE, f"{file} cannot be read: {error.strerror}") from None
+
+
+def _scenario(name: str, file: Path | None) -> Scenario:
+    known = _known(file)
+    if name not in known:
+        raise Stop(Code.WRONG_USE, f"no scenario is called {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+def _subject(name: str, *, sync: bool) -> Any:
+    """Return what a name stands for: a target, a subject of the lab, or an operation as configured."""
+    from holdfast import lab
+
+    if ":" in name:
+        try:
+            return lab.subject(find(name), name=name.partition(":")[2], asynchronous=not sync)
+        except TypeError as error:
+            raise Stop(Code.WRONG_USE, str(error)) from None
+    if name in lab.subjects():
+        return f"{name}-sync" if sync and f"{name}-sync" in lab.subjects() else name
+    return _configured(name, sync=sync)
+
+
+def _configured(name: str, *, sync: bool) -> Any:
+    from holdfast import lab
+    from holdfast.infrastructure.resilience._environment import is_configured
+    from holdfast.infrastructure.resilience.config import load
+
+    if not is_configured(os.environ):
+        known = ", ".join(lab.subjects())
+        raise Stop(
+            Code.WRONG_USE,
+            f"nothing is called {name!r} and there is no configuration: give module:name, or one of {known}",
+        )
+    configuration = load(operations=())
+    return lab.subject(lambda: configuration.pipeline(name), name=name, asynchronous=not sync)

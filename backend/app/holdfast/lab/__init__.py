@@ -1,0 +1,31 @@
+"""The lab: what would this policy do in an outage? Real policies, in virtual time, against a simulated dependency."""
+
+from __future__ import annotations
+
+from holdfast.lab.experiment import Comparison, Run, compare, escape_load, run
+from holdfast.lab.measures import Interval, Measures
+from holdfast.lab.report import html, table
+from holdfast.lab.scenarios import Scenario, Server, Trouble, load_scenarios, scenarios
+from holdfast.lab.subjects import Subject, subject, subjects
+from holdfast.lab.world import World
+
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Measures",
+    "Run",
+    "Scenario",
+    "Server",
+    "Subject",
+    "Trouble",
+    "World",
+    "compare",
+    "escape_load",
+    "html",
+    "load_scenarios",
+    "run",
+    "scenarios",
+    "subject",
+    "subjects",
+    "table",
+]

@@ -1,0 +1,112 @@
+"""Tables for people, and a self-contained HTML page with plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from math import inf
+
+from holdfast.lab.experiment import Comparison, Run
+from holdfast.lab.measures import NAMES, Interval
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 150, 44, 18
+_COLOURS = {
+    "calls": "#8a8f98",
+    "succeed": "#1a7f4b",
+    "refused by the policy": "#c77700",
+    "attempts": "#b3261e",
+}
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1e21;"
+    "background:#fff}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .7rem;text-align:right;"
+    "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}"
+    "@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#17181a}td,th{border-color:#444}}"
+)
+
+
+def table(result: Run | Comparison) -> str:
+    """Return the measures as a Markdown table, a column per policy: mean and 95 % interval over the seeds."""
+    runs = _runs(result)
+    rows = [["measure", *(run.policy for run in runs)]]
+    rows += [[name, *(_shown(run.interval(name)) for run in runs)] for name in NAMES]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def html(result: Run | Comparison) -> str:
+    """Return a page that needs nothing else: verdicts, the table, and plots of the first seed, second by second."""
+    runs = _runs(result)
+    title = f"{', '.join(run.policy for run in runs)} in {runs[0].scenario.name}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        *(f"<p>{escape(run.verdict)}</p>" for run in runs),
+        _html_table(runs),
+    ]
+    parts += [f"<h2>{escape(run.policy)}</h2>{_plot(run)}" for run in runs]
+    seeds = len(runs[0].seeds)
+    parts.append(f"<p>Means and 95 % intervals of {seeds} seeds; plots of seed {runs[0].seeds[0]}.</p>")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _runs(result: Run | Comparison) -> tuple[Run, ...]:
+    return result.runs if isinstance(result, Comparison) else (result,)
+
+
+def _number(value: float) -> str:
+    return "never" if value == inf else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"  # noqa: PLR2004
+
+
+def _shown(interval: Interval) -> str:
+    mean = _number(interval.mean)
+    if interval.low == interval.high:
+        return mean
+    return f"{mean} ({_number(interval.low)} to {_number(interval.high)})"
+
+
+def _html_table(runs: Sequence[Run]) -> str:
+    head = "".join(f"<th>{escape(run.policy)}</th>" for run in runs)
+    rows = (
+        f"<tr><td>{name}</td>{''.join(f'<td>{escape(_shown(run.interval(name)))}</td>' for run in runs)}</tr>"
+        for name in NAMES
+    )
+    return f"<table><tr><th>measure</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _plot(run: Run) -> str:
+    """Draw what happened per second; the time of the fault is shaded."""
+    series = run.series
+    lines = dict(zip(_COLOURS, (series.calls, series.good, series.rejected, series.attempts), strict=True))
+    top = max(1, *(max(values, default=0) for values in lines.values()))
+    seconds = max(1, len(series.calls) - 1)
+
+    def x(second: float) -> float:
+        return _LEFT + second / seconds * (_WIDTH - _LEFT)
+
+    def y(value: float) -> float:
+        return _HEIGHT * (1 - value / top) + 4
+
+    start, end = run.scenario.fault
+    band = f'x="{x(start):.1f}" y="4" width="{x(end) - x(start):.1f}" height="{_HEIGHT}"'
+    shapes = [f'<rect {band} fill="#b3261e" opacity="0.08"/>']
+    for name, values in lines.items():
+        points = " ".join(f"{x(second):.1f},{y(value):.1f}" for second, value in enumerate(values))
+        style = f'fill="none" stroke="{_COLOURS[name]}" stroke-width="1.3"'
+        shapes.append(f'<polyline points="{points}" {style}><title>{name}</title></polyline>')
+    shapes += [
+        f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>' for value in (0, top)
+    ]
+    for second in range(0, seconds + 1, max(1, round(seconds / 6))):
+        at = f'x="{x(second):.1f}" y="{_HEIGHT + _BOTTOM}"'
+        shapes += [f'<text {at} text-anchor="middle">{second} s</text>']
+    legend = " ".join(f'<span style="color:{colour}">■ {name}</span>' for name, colour in _COLOURS.items())
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + _BOTTOM + 6}" role="img" font-size="11" fill="currentColor" '
+        f'aria-label="calls per second of {escape(run.policy)}">{"".join(shapes)}</svg><p>{legend} (per second)</p>'
+    )
