@@ -22,11 +22,17 @@ class RedisBreakerStorage:
         timeout: float = 0.25,
         mirror_pybreaker: bool = False,
     ) -> None:
-        """Take a `redis.Redis` or a URL; ConfigurationError with all faults, ImportError without redis-py."""
+        """Take a URL or a `redis.Redis`, or, for async functions alone, a `redis.asyncio.Redis`, used on their loop.
+
+        Raises ConfigurationError with all faults, ImportError without redis-py.
+        """
 
     @property
     def namespace(self) -> str:
-        """What the keys begin with; one breaker each. In a cluster, write it in braces."""
+        """What the keys begin with; one breaker each. With `mirror_pybreaker` in a cluster, write it in braces."""
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until all that was to be told by now is told, or could not be; return whether it was in time."""
+
+    async def aflush(self, timeout: float = 1.0) -> bool:  # noqa: ASYNC109  # as flush()
+        """Do as `flush` does, without blocking the loop. Await it before an async client or its loop is closed."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from itertools import count
 
 from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._bus import bus, emit, log_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-    from collections.abc import MutableMapping
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import Coroutine, MutableMapping
     from typing import Any
 
     from holdfast.infrastructure.resilience.clock import Clock
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 PAUSE = 1.0
 # Connections of a client made here; who finds all of them in use waits for one, within the timeout.
 _CONNECTIONS = 32
+_MARKS = 1 << 30
 
 
 def load_redis() -> Any:
@@ -90,7 +93,17 @@ class Health:
 class Link:
     """The clients of one limit, sync and async, and what is known of their Redis."""
 
-    __slots__ = ("_async_client", "_by_loop", "_client", "_redis", "_url", "health", "timeout")
+    __slots__ = (
+        "_async_client",
+        "_by_loop",
+        "_client",
+        "_marks",
+        "_redis",
+        "_tasks",
+        "_url",
+        "health",
+        "timeout",
+    )
 
     def __init__(self, client: Any, async_client: Any, timeout: float, health: Health) -> None:
         self._redis = load_redis()
@@ -103,6 +116,10 @@ class Link:
         self._async_client = async_client
         # A client of redis.asyncio belongs to the loop that it was first used in.
         self._by_loop: MutableMapping[AbstractEventLoop, Any] | None = None
+        # Who awaits one of them may be cancelled: somebody must hold on to it.
+        self._tasks: set[Task[Any]] = set()
+        # Begins where other processes hardly do.
+        self._marks = count(id(self) >> 4)
 
     def _connect(self, redis: Any, retry: Any, *, socket_timeout: float | None) -> Any:
         from redis.backoff import NoBackoff
@@ -117,10 +134,14 @@ class Link:
         )
         return redis.Redis(connection_pool=pool)
 
-    def _of_loop(self) -> Any:
+    def sync(self) -> Any:
+        """Return the client for threads."""
+        return _given(self._client, "sync", "client")
+
+    def of_loop(self) -> Any:
         """Return the client of the running loop."""
         if self._async_client is not None or self._url is None:
-            return self._async_client
+            return _given(self._async_client, "async", "async_client")
         import asyncio
         from weakref import WeakKeyDictionary
 
@@ -131,14 +152,17 @@ class Link:
         if client is None:
             import redis.asyncio.retry
 
-            # `ask_async` bounds it; a socket_timeout would cost a timer more.
+            # `_asked` bounds it; a socket_timeout would cost a timer more.
             client = self._connect(redis.asyncio, redis.asyncio.retry, socket_timeout=None)
             self._by_loop[loop] = client
         return client
 
-    def ask(self, script: Script, *args: object) -> Any:
+    def mark(self) -> int:
+        """Return a number by which a call is known, other than 0."""
+        return os.getpid() * _MARKS + next(self._marks) % _MARKS
+
+    def ask(self, client: Any, script: Script, *args: object) -> Any:
         """Run a script on a key; None if Redis does not answer, or is left alone."""
-        client = _given(self._client, "sync", "client")
         tried = self.health.admits()
         if tried is None:
             return None
@@ -158,20 +182,31 @@ class Link:
         except self._redis.exceptions.NoScriptError:
             return client.execute_command("EVAL", script.text, 1, *args)
 
-    async def ask_async(self, script: Script, *args: object) -> Any:
+    async def ask_async(self, client: Any, script: Script, *args: object) -> Any:
         """Do as `ask` does, without blocking the loop."""
-        client = _given(self._of_loop(), "async", "async_client")
         tried = self.health.admits()
-        if tried is None:
-            return None
+        return None if tried is None else await self._asked(client, script, args, tried=tried)
+
+    def start(self, client: Any, script: Script, *args: object) -> Task[Any] | None:
+        """Run a script in a task of its own; None if Redis is left alone."""
+        tried = self.health.admits()
+        return None if tried is None else self.keep(self._asked(client, script, args, tried=tried))
+
+    def keep(self, work: Coroutine[Any, Any, Any]) -> Task[Any]:
+        """Begin what goes on though nobody may wait for it any more; `aclose` does."""
         import asyncio
 
-        task: Any = asyncio.current_task()
-        cancelled = task.cancelling()
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _asked(self, client: Any, script: Script, args: tuple[object, ...], *, tried: bool) -> Any:
+        import asyncio
+
         try:
             async with asyncio.timeout(self.timeout):
                 reply = await self._run_async(client, script, args)
-            _pass_on(task, cancelled)
         except Exception as error:  # as in `ask`
             return self.health.failed(error, tried=tried)
         except BaseException:
@@ -192,20 +227,15 @@ class Link:
             self._client.connection_pool.disconnect()
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop's client, if it was made here."""
+        """Await what was begun, and close the connections of the running loop's client, if it was made here."""
         import asyncio
 
-        client = None if self._by_loop is None else self._by_loop.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        while begun := [task for task in list(self._tasks) if task.get_loop() is loop]:
+            await asyncio.wait(begun)
+        client = None if self._by_loop is None else self._by_loop.pop(loop, None)
         if client is not None:
             await client.connection_pool.disconnect()
-
-
-def _pass_on(task: Any, cancelled: int) -> None:
-    """Raise a cancellation that was swallowed: by `wait_for`, by which redis-py sends, before Python 3.12."""
-    if task.cancelling() > cancelled:
-        from asyncio import CancelledError
-
-        raise CancelledError
 
 
 def _given(client: Any, mode: str, setting: str) -> Any:

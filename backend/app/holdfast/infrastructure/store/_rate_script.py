@@ -1,8 +1,9 @@
-"""The two scripts of a rate limit in Redis: take a slot, and give back one that is waited for.
+"""The scripts of a rate limit in Redis, which take a slot, give it back, look, and forget; and what a key may be.
 
 Generic cell rate algorithm on the server's clock. A key holds numbers, in microseconds since `_EPOCH`: the theoretical
-arrival time, when that was written, the generation and the interval of its slots, and the slots that were given back
-with others reserved behind them. Intervals are whole multiples of 1/64 microsecond, so that sums of them are exact.
+arrival time, when that was written, the generation and the interval of its slots, the mark of who took one last and
+that slot, and the slots that were given back with others reserved behind them. Intervals are whole multiples of 1/64
+microsecond, so that sums of them are exact.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from math import ceil
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
 
 # 2026-01-01: the closer, the finer what a float can tell apart.
@@ -27,7 +30,7 @@ _COMMON = f"""
 local time = redis.call("TIME")
 local now = (time[1] - {_EPOCH}) * 1000000 + time[2]
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
-local tat, generation, holes = now, now, {{}}
+local tat, generation, mark, last, holes = now, now, 0, 0, {{}}
 
 local function exact(number)
   return string.format("%.17g", number)
@@ -38,17 +41,18 @@ local function load()
   for word in string.gmatch(redis.call("GET", KEYS[1]) or "", "%S+") do
     found[#found + 1] = tonumber(word)
   end
-  if #found < 4 or found[1] <= now then
+  if #found < 6 or found[1] <= now then
     return
   end
-  tat = found[1]
-  if now < found[2] then
-    -- The server's clock was set back: what is left until the arrival time is what counts.
-    tat = tat - (found[2] - now)
-  elseif found[4] == interval then
-    generation = found[3]
-    for at = 5, #found do
-      if found[at] - tolerance >= now then
+  -- Where the server's clock was set back, what is left until the arrival time is what counts.
+  tat = found[1] - math.max(found[2] - now, 0)
+  if found[4] ~= interval then
+    -- Under other settings what was used weighs as many calls.
+    tat = now + math.ceil((tat - now) * interval / found[4] * {_FRACTION}) / {_FRACTION}
+  elseif found[2] <= now then
+    generation, mark, last = found[3], found[5], found[6]
+    for at = 7, #found do
+      if found[at] >= now then
         holes[#holes + 1] = found[at]
       end
     end
@@ -56,7 +60,7 @@ local function load()
 end
 
 local function save()
-  local words = {{exact(tat), exact(now), exact(generation), exact(interval)}}
+  local words = {{exact(tat), exact(now), exact(generation), exact(interval), exact(mark), exact(last)}}
   for _, hole in ipairs(holes) do
     words[#words + 1] = exact(hole)
   end
@@ -67,8 +71,8 @@ end
 load()
 """
 
-# ARGV: interval, tolerance, longest wait. Returns whether a slot was taken, the microseconds until it (or until the one
-# that was refused), the slot and its generation.
+# ARGV: interval, tolerance, longest wait, mark. Returns whether a slot was taken, the microseconds until it (or until
+# the one that was refused), the slot and its generation.
 _TAKE = (
     _COMMON
     + """
@@ -82,22 +86,27 @@ if holes[1] then
 else
   tat = tat + interval
 end
+mark, last = tonumber(ARGV[4]), slot
 save()
 return {1, exact(wait), exact(slot), exact(generation)}
 """
 )
 
-# ARGV: interval, tolerance, slot, generation. Returns whether others can have the slot. Only the last of the line can
-# be undone: those behind another keep their slots, so it is kept for a newcomer instead, until its time has come.
+# ARGV: interval, tolerance, slot, generation; or an empty slot and the mark, if the answer was not heard. Returns
+# whether others can have the slot. Only the last of the line can be undone: those behind another keep their slots, so
+# it is kept for a newcomer instead, until it has passed.
 _GIVE_BACK = (
     _COMMON
     + f"""
-local slot = tonumber(ARGV[3])
-if generation ~= tonumber(ARGV[4]) or slot >= tat or slot - tolerance < now then
+local slot, mine = tonumber(ARGV[3]), tonumber(ARGV[4]) == generation
+if not slot then
+  slot, mine = last, tonumber(ARGV[4]) == mark
+end
+if not mine or slot >= tat then
   return 0
 end
 if slot + interval < tat then
-  if #holes >= {_HOLES} then
+  if slot < now or #holes >= {_HOLES} then
     return 0
   end
   holes[#holes + 1] = slot
@@ -113,6 +122,25 @@ return 1
 """
 )
 
+# ARGV: interval, tolerance. Returns how many calls would be admitted at once, and the microseconds until one would.
+_LOOK = (
+    _COMMON
+    + """
+local free, due = 0, now + tolerance
+for _, hole in ipairs(holes) do
+  if hole <= due then
+    free = free + 1
+  end
+end
+if tat <= due then
+  free = free + math.floor((due - tat) / interval) + 1
+end
+return {exact(free), exact(math.max((holes[1] or tat) - due, 0))}
+"""
+)
+
+_FORGET = 'return redis.call("DEL", KEYS[1])'
+
 
 class Script:
     """A script, and the name by which Redis knows it once it was sent."""
@@ -124,7 +152,7 @@ class Script:
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-TAKE, GIVE_BACK = Script(_TAKE), Script(_GIVE_BACK)
+TAKE, GIVE_BACK, LOOK, FORGET = Script(_TAKE), Script(_GIVE_BACK), Script(_LOOK), Script(_FORGET)
 
 
 def settings(config: RateLimitConfig) -> tuple[float, float]:
@@ -141,3 +169,19 @@ def microseconds(seconds: float) -> float:
 def seconds(reply: str | bytes) -> float:
     """Return microseconds of a script's reply as seconds."""
     return float(reply) / _MICROSECONDS
+
+
+def plain(key: Any) -> Any:
+    """Return a key as what it equals, of a kind that every process writes alike. TypeError if there is none."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int):
+        return int.__int__(key)
+    if isinstance(key, tuple):
+        return tuple(map(plain, key))  # pyright: ignore[reportUnknownArgumentType]
+    if key is None or type(key) is bytes:
+        return key
+    raise TypeError(
+        f"{key!r} ({type(key).__name__}) cannot be a key of a rate limit in Redis: let key= return text, bytes, "
+        "a whole number, None, or a tuple of these"
+    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.infrastructure.resilience._breaker import CLOSED, HALF_OPEN, OPEN, Probes
-from holdfast.infrastructure.resilience._bus import bus, emit, log_once
+from holdfast.infrastructure.resilience._bus import GOES_ON, bus, emit, log_once
 from holdfast.infrastructure.resilience.states import CircuitState
-from holdfast.infrastructure.store._redis_link import Job, Link
+from holdfast.infrastructure.store._redis_link import Job, Link, refused, wait, wait_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from holdfast.infrastructure.resilience._breaker import Change, Machine
     from holdfast.infrastructure.resilience.permit import Permit
@@ -21,29 +23,41 @@ if TYPE_CHECKING:
 _NEVER = float("-inf")
 # The states that are shared; the others are a process's own.
 _COMMON = frozenset({CLOSED, OPEN, HALF_OPEN})
+_STATES = frozenset({"", *(state.value for state in _COMMON)})
+# What asks or gives back: nothing is decided by it that others would have to be told again.
+_MINOR = frozenset({"look", "probe", "return"})
+# Places that Redis may still hold for nobody; it frees them itself when their leases end.
+_OWED = 100
 
 
 class Reply(NamedTuple):
-    """What Redis holds; `left` are seconds from `at` on, on the breaker's clock; `lease` is "0" without a grant."""
+    """What Redis holds; `left` are seconds from `at` on, on the breaker's clock; `granted` is a probe's place."""
 
     state: str
     gen: str
     left: float
     rounds: int
-    lease: str
+    granted: bool
     at: float
 
 
 class Question:
     """What a call has to know before it is made. Without a job it need not wait."""
 
-    __slots__ = ("_give_back", "_timeout", "_used", "job", "token")
+    __slots__ = ("_give_back", "_timeout", "_used", "job", "lease", "token")
 
     def __init__(
-        self, job: Job | None, token: object, timeout: float, give_back: Callable[[Reply | None], None] | None
+        self,
+        job: Job | None = None,
+        *,
+        timeout: float = 0.0,
+        token: object = None,
+        lease: str = "",
+        give_back: Callable[[str], None] | None = None,
     ) -> None:
         self.job = job
         self.token = token
+        self.lease = lease
         self._timeout = timeout
         self._give_back = give_back
         self._used = False
@@ -51,33 +65,33 @@ class Question:
     def wait(self) -> None:
         """Wait for the answer in this thread."""
         if self.job is not None:
-            try:
-                self.job.future.result(self._timeout)
-            except TimeoutError:
-                pass
+            wait(self.job.future, self._timeout)
 
     async def wait_async(self) -> None:
         """Wait for the answer in this task."""
-        if self.job is not None and not self.job.future.done():
-            import asyncio
-
-            # `wait` leaves the future alone when it is cancelled: others may wait for it too.
-            await asyncio.wait([asyncio.wrap_future(self.job.future)], timeout=self._timeout)
+        if self.job is not None:
+            await wait_async(self.job.future, self._timeout)
 
     def take(self) -> Reply | None:
-        """Return the answer, None if there is none; nothing is given back from then on."""
+        """Return the answer, None if there is none; with an answer nothing is given back from then on."""
         if self.job is None or not self.job.future.done():
             return None
-        self._used = True
         reply: Reply | None = self.job.future.result()
+        self._used = reply is not None
         return reply
 
     def abandon(self) -> None:
-        """Give back what is granted to nobody."""
-        give_back = self._give_back
+        """Give back what is, or may be, granted to nobody: where the answer is lost, it may have been a grant."""
+        give_back, lease = self._give_back, self.lease
         if self.job is not None and give_back is not None and not self._used:
             self._used = True
-            self.job.future.add_done_callback(lambda done: give_back(done.result()))
+
+            def done(future: Future[Reply | None]) -> None:
+                reply = future.result()
+                if reply is None or reply.granted:
+                    give_back(lease)
+
+            self.job.future.add_done_callback(done)
 
 
 class Shared:
@@ -99,11 +113,19 @@ class Shared:
         self._looked_on: object = None
         # Replies that no call waits for, with the local generation they were asked in; the next call reads them.
         self._inbox: deque[tuple[Reply, object]] = deque()
-        self._leases: dict[Permit, tuple[str, str]] = {}
+        self._leases: dict[Permit, str] = {}
+        self._owed: deque[str] = deque(maxlen=_OWED)
         # The local round of probes, and the generation it belongs to.
         self._round: tuple[object, str] = (None, "")
-        self._unsent = self._behind = self._down = False
+        self._unsent = self._behind = False
+        # What is wrong with Redis, if that was reported: it is "gone", or refuses a "look" or what is "told".
+        self._trouble = ""
         self._failures: object = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether only async functions can wait for Redis."""
+        return self._link.awaited
 
     # What the breaker calls.
 
@@ -135,11 +157,14 @@ class Shared:
 
     def probed(self, permit: Permit, change: Change | None, now: float, *, failed: bool | None) -> None:
         """Settle the lease of a probe; Redis draws the conclusion from all processes' probes."""
-        lease, gen = self._leases.pop(permit, (None, ""))
+        lease = self._leases.pop(permit, None)
         if lease is None:
             return
         if change is not None:
             change.shared = True
+        if failed is None:
+            self._give_back(lease)
+            return
         machine, config = self._machine, self._machine.config
         limit = config.slow_call_duration
         slow = limit is not None and now - permit.started >= limit
@@ -150,13 +175,12 @@ class Shared:
         self._report(
             "settle",
             lease,
-            -1 if failed is None else int(failed),
+            int(failed),
             int(slow),
             config.half_open_calls,
             repr(allowed),
             repr(2.0 if limit is None else config.slow_call_rate),
             _ms(wait),
-            gen=gen,
         )
 
     def poll(self, machine: Machine, now: float) -> Change | None:
@@ -177,11 +201,11 @@ class Shared:
             return None
         if permit.probe:
             return self._ask_for_probe(permit)
-        if not self._knows and not self._down and self._look is not None:
-            return Question(self._look, None, self._storage._timeout, None)
+        if not self._knows and not self._trouble and self._look is not None:
+            return Question(self._look, timeout=self._storage._timeout)
         # A permit of a state that has ended since, or will when what was heard is read.
         ended = bool(self._inbox) or self._machine.mode in {OPEN, HALF_OPEN}
-        return Question(None, None, 0.0, None) if ended else None
+        return Question() if ended else None
 
     def answered(self, permit: Permit, question: Question) -> tuple[Change | None, bool | None]:
         """Follow the answer; return the change, and whether the call may be made; None: in another state."""
@@ -198,28 +222,31 @@ class Shared:
             # Redis is slow or gone: what this process knows decides, and a late grant goes back.
             question.abandon()
             return None, True
-        return self._probe_answered(permit, reply, question.token, now)
+        return self._probe_answered(permit, reply, question, now)
 
     # How that is done.
 
     def _ask_for_probe(self, permit: Permit) -> Question:
         now, storage = self._machine.now(), self._storage
         if now < self._refused_until:
-            return Question(None, None, 0.0, None)
+            return Question()
         places = self._machine.config.half_open_calls
-        job = self._send("probe", self._gen, None, _ms(self._held()), places)
-        return Question(job, permit.token, storage._timeout, self._give_back)
+        # An identity, not chance: processes that are seeded alike must take different places.
+        lease = os.urandom(12).hex()  # noqa: TID251
+        job = self._send("probe", None, lease, _ms(self._held()), places)
+        return Question(
+            job, timeout=storage._timeout, token=permit.token, lease=lease, give_back=self._give_back
+        )
 
     def _probe_answered(
-        self, permit: Permit, reply: Reply, token: object, now: float
+        self, permit: Permit, reply: Reply, question: Question, now: float
     ) -> tuple[Change | None, bool | None]:
-        granted = reply.lease != "0"
-        if granted:
-            self._leases[permit] = (reply.lease, reply.gen)
+        if reply.granted:
+            self._leases[permit] = question.lease
             self._forget_lost(now)
-        change = self._read(now) or self._follow(reply, token, now)
+        change = self._read(now) or self._follow(reply, question.token, now)
         self._catch_up()
-        if granted:
+        if reply.granted:
             return change, True
         if reply.state == CLOSED.value:
             return change, None
@@ -236,9 +263,8 @@ class Shared:
         lease = self._storage._lease
         return self._machine.config.half_open_timeout if lease is None else lease
 
-    def _give_back(self, reply: Reply | None) -> None:
-        if reply is not None and reply.lease != "0":
-            self._report("settle", reply.lease, -1, 0, 1, "1", "2", 0, gen=reply.gen)
+    def _give_back(self, lease: str) -> None:
+        self._report("return", lease)
 
     def _left(self) -> int:
         machine = self._machine
@@ -252,40 +278,51 @@ class Shared:
         elif machine.mode is CLOSED:
             self._report("close")
 
-    def _report(self, op: str, *args: Any, gen: str | None = None) -> Job:
-        return self._send(op, self._gen if gen is None else gen, self._token(), *args)
+    def _report(self, op: str, *args: Any) -> Job:
+        return self._send(op, self._token(), *args)
 
-    def _send(self, op: str, gen: str, token: object, *args: Any) -> Job:
+    def _send(self, op: str, token: object, *args: Any) -> Job:
         """Send one operation; its reply goes to the inbox if it has a token."""
         open_for = _ms(self._machine.config.open_for)
-        told = [op, gen, int(self._storage._mirror), open_for, *args]
+        told = [op, self._gen, int(self._storage._mirror), open_for, *args]
 
         def read(raw: Any) -> Reply:
-            return self._received(raw, token)
+            return self._received(op, raw, token)
 
         def failed(error: Exception) -> None:
+            if op == "return":
+                self._owed.append(args[0])
             self._failed(op, error)
 
-        return self._link.send(Job(self._keys, told, read, failed))
+        return self._link.send(Job(self._keys, told, read, failed, report=op not in {"look", "probe"}))
 
-    def _received(self, raw: Any, token: object) -> Reply:
-        now = self._machine.now()
-        state, gen, left, rounds, lease = raw
-        reply = Reply(_text(state), _text(gen), int(left) / 1000, int(rounds), _text(lease), now)
-        self._down = False
+    def _received(self, op: str, raw: Any, token: object) -> Reply:
+        reply = _reply(raw, self._machine.now())
+        # That Redis can be read says nothing of whether it can be written.
+        if op != "look" or self._trouble != "told":
+            self._trouble = ""
         if token is not None:
             self._inbox.append((reply, token))
+        if self._owed and not self._trouble:
+            self._return_owed()
         return reply
 
+    def _return_owed(self) -> None:
+        try:
+            self._give_back(self._owed.popleft())
+        except IndexError:
+            pass  # another thread was faster
+
     def _failed(self, op: str, error: Exception) -> None:
-        if op not in {"look", "probe"}:
+        if op not in _MINOR:
             self._unsent = True
-        if self._down:
+        gone = not refused(error)
+        if self._trouble and gone is (self._trouble == "gone"):
             return
-        self._down = True
+        self._trouble = "gone" if gone else "look" if op == "look" else "told"
         if bus.entries:
             emit("StorageFailed", self._machine.name, error=error)
-        log_once(f"storage of {self._machine.name!r}", error)
+        log_once(f"storage of {self._machine.name!r}", error, GOES_ON)
 
     def _token(self) -> object:
         """Return what stands for the local generation."""
@@ -313,7 +350,9 @@ class Shared:
             if machine.mode not in _COMMON or self._token() is not token:
                 return None
             news = reply.gen != self._gen
-            if not reply.state or (self._unsent and not news):
+            # An older generation than the known one is what a failover went back to.
+            lost = not reply.state or int(reply.gen or 0) < int(self._gen or 0)
+            if lost or (self._unsent and not news):
                 self._behind = bool(reply.state) or machine.mode is OPEN
                 self._unsent = False
                 return None
@@ -354,6 +393,15 @@ class Shared:
             machine.extra = Probes()
         self._round = (machine.extra, reply.gen)
         return None
+
+
+def _reply(raw: Any, at: float) -> Reply:
+    """Return a reply as Redis gave it; ValueError if it says what no breaker told."""
+    state, gen, left, rounds, granted = raw
+    reply = Reply(_text(state), _text(gen), int(left) / 1000, int(rounds), int(granted) == 1, at)
+    if reply.state not in _STATES or bool(reply.state) is not reply.gen.isdecimal():
+        raise ValueError(f"Redis holds no state of a breaker: {reply.state!r} of generation {reply.gen!r}")
+    return reply
 
 
 def _ms(seconds: float) -> int:

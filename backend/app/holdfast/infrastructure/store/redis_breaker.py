@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from holdfast.infrastructure.resilience._frozen import Faults
-from holdfast.infrastructure.store._redis_link import link_to
+from holdfast.infrastructure.store._redis_link import link_to, on_a_loop, wait, wait_async
 from holdfast.infrastructure.store._redis_shared import Shared
 
 if TYPE_CHECKING:
     from holdfast.infrastructure.resilience._breaker import Machine
 
+_SCHEMES = ("redis://", "rediss://", "unix://")
 _MIRRORED = ("state", "fail_counter", "success_counter", "opened_at")
 
 
@@ -35,7 +35,10 @@ class RedisBreakerStorage:
         timeout: float = 0.25,
         mirror_pybreaker: bool = False,
     ) -> None:
-        """Take a `redis.Redis` or a URL; ConfigurationError with all faults, ImportError without redis-py."""
+        """Take a URL or a `redis.Redis`, or, for async functions alone, a `redis.asyncio.Redis`, used on their loop.
+
+        Raises ConfigurationError with all faults, ImportError without redis-py.
+        """
         faults = Faults("RedisBreakerStorage")
         _check_redis(faults, redis)
         _check_namespace(faults, namespace)
@@ -52,12 +55,18 @@ class RedisBreakerStorage:
 
     @property
     def namespace(self) -> str:
-        """What the keys begin with; one breaker each. In a cluster, write it in braces."""
+        """What the keys begin with; one breaker each. With `mirror_pybreaker` in a cluster, write it in braces."""
         return self._namespace
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until all that was to be told by now is told, or could not be; return whether it was in time."""
-        return self._link.flush(timeout)
+        if self._link.awaited and on_a_loop():
+            raise TypeError(f"{self!r} sends on this event loop, which flush() would block: await aflush()")
+        return wait(self._link.mark(), timeout)
+
+    async def aflush(self, timeout: float = 1.0) -> bool:  # noqa: ASYNC109  # as flush()
+        """Do as `flush` does, without blocking the loop. Await it before an async client or its loop is closed."""
+        return await wait_async(self._link.mark(), timeout)
 
     def __repr__(self) -> str:
         """Show the namespace; a URL may hold a password."""
@@ -67,20 +76,25 @@ class RedisBreakerStorage:
         return Shared(self, machine)
 
     def _keys(self) -> list[str]:
-        own = [f"{self._namespace}:holdfast:{key}" for key in ("breaker", "probes")]
-        return own + [f"{self._namespace}:pybreaker:{key}" for key in _MIRRORED]
+        mirrored = _MIRRORED if self._mirror else ()
+        return [
+            f"{self._namespace}:holdfast:breaker",
+            *(f"{self._namespace}:pybreaker:{key}" for key in mirrored),
+        ]
 
 
 def _check_redis(faults: Faults, redis: Any) -> None:
-    if isinstance(redis, str):
-        return
-    remedy = "give a redis.Redis or a URL such as redis://localhost:6379/0"
-    fine = hasattr(redis, "register_script")
+    remedy = "give a client of redis-py or a URL such as redis://localhost:6379/0"
+    fine = redis.startswith(_SCHEMES) if isinstance(redis, str) else hasattr(redis, "register_script")
     faults.check(fine, "redis", redis, "is neither a client nor a URL", remedy)
-    awaited = fine and inspect.iscoroutinefunction(getattr(redis, "execute_command", None))
-    faults.check(not awaited, "redis", redis, "is asynchronous: it is asked in a thread of its own", remedy)
 
 
 def _check_namespace(faults: Faults, namespace: Any) -> None:
     fine = isinstance(namespace, str) and namespace
-    faults.check(fine, "namespace", namespace, "is not a name", "give a str that names this breaker alone")
+    remedy = "give a str that names this breaker alone"
+    faults.check(fine, "namespace", namespace, "is not a name", remedy)
+    if fine:
+        try:
+            namespace.encode()
+        except UnicodeEncodeError:
+            faults.add("namespace", namespace, "cannot be written in UTF-8", remedy)

@@ -8,16 +8,27 @@ import threading
 from holdfast.infrastructure.resilience import _compile
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
-from holdfast.infrastructure.resilience._frozen import Faults
-from holdfast.infrastructure.resilience.deadline import current_deadline
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._given import ABSENT
+from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.errors import RateLimitedError
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.rate_limit import RateLimit, RateLimitConfig, RateLimits
 from holdfast.infrastructure.store._rate_link import Health, Link
-from holdfast.infrastructure.store._rate_script import GIVE_BACK, TAKE, microseconds, seconds, settings
+from holdfast.infrastructure.store._rate_script import (
+    FORGET,
+    GIVE_BACK,
+    LOOK,
+    TAKE,
+    microseconds,
+    plain,
+    seconds,
+    settings,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Callable, Hashable
     from types import TracebackType
     from typing import Any, Literal
@@ -30,9 +41,9 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 _MINUTE = 60.0
 
 # Reentrant: the garbage collector may close an abandoned coroutine that is refused, at any line that holds it.
-_counting: Any = threading.RLock()
+_setting: Any = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_counting._at_fork_reinit)
+    os.register_at_fork(after_in_child=_setting._at_fork_reinit)
 
 
 class RedisRateLimitConfig(RateLimitConfig):
@@ -80,16 +91,29 @@ class RedisRateLimitConfig(RateLimitConfig):
         return {name: getattr(self, name) for name in (*RateLimitConfig.__slots__, *self.__slots__)}
 
 
+class RedisRateLimitState(Frozen):
+    """What Redis said of a limit: how many calls it would admit at once, and the seconds until it would admit one."""
+
+    __slots__ = ("available", "retry_after")
+
+    available: int
+    retry_after: float
+
+    def __init__(self, *, available: int, retry_after: float) -> None:
+        self._set(available=available, retry_after=retry_after)
+
+
 class RedisRateLimit(Policy):
     """Admit `rate` calls in `per` seconds, `burst` of them at once, of all processes with this `name` together.
 
-    `client`: a URL, or a client of yours with its own timeouts (`async_client` for async functions). Slots are given
-    out by one script on the server's clock, and waited for here. When Redis does not answer within `timeout` seconds
+    `client`: a URL, or a client of yours, sync (with its own timeouts) or async; `async_client`: beside a sync one. One
+    script hands out slots on the server's clock; the wait is here. When Redis does not answer within `timeout` seconds
     it is left alone for 1 s, then one call tries; meanwhile `on_failure` decides: a limit of this process's own, all
-    calls, or none. Raises RateLimitedError. Source: ITU-T I.371, generic cell rate algorithm.
+    calls, or none. `key`: one limit for each value (text, bytes, int, None, tuples of these; TypeError for all else).
+    Raises RateLimitedError. Source: ITU-T I.371, generic cell rate algorithm.
     """
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "_key")
 
     def __init__(
         self,
@@ -120,19 +144,22 @@ class RedisRateLimit(Policy):
         )
         faults = Faults("RedisRateLimit")
         faults.callable("key", key, sync=True)
+        if async_client is None and _is_awaited(client):
+            client, async_client = None, client
         _check_clients(faults, client, async_client)
         faults.finish()
         self._gate = _Gate(config, name, key, client, async_client)
+        self._key: Any = ABSENT
 
     @property
     def config(self) -> RedisRateLimitConfig:
-        """The settings."""
+        """The settings, as they are now in this process."""
         return self._gate.config
 
     @property
     def name(self) -> str:
-        """The name in events, errors and keys."""
-        return self._gate.name
+        """The name in events, errors and keys; `name[key]` for one key."""
+        return self._gate.label(self._key)
 
     @property
     def rejected(self) -> int:
@@ -144,18 +171,67 @@ class RedisRateLimit(Policy):
         """Whether Redis did not answer and `on_failure` decides."""
         return self._gate.link.health.until is not None
 
+    def reconfigure(
+        self, *, rate: float | None = None, per: float | None = None, burst: int | None = None
+    ) -> None:
+        """Change what is given, in this process, for every key. ConfigurationError changes nothing.
+
+        Calls made before weigh as much as calls made from now on; who waits keeps its slot. Tell every process:
+        each decides by its own settings.
+        """
+        given = {"rate": rate, "per": per, "burst": burst}
+        self._gate.change({name: value for name, value in given.items() if value is not None})
+
+    def get(self, key: Hashable) -> RedisRateLimit:
+        """Return the limit of `key`, to decorate with, as a block, to look at. TypeError without `key=`."""
+        if self._gate.key is None or self._key is not ABSENT:
+            raise TypeError(f"{self.name!r} is one limit for all calls: give key= to have one for each key")
+        made = RedisRateLimit.__new__(RedisRateLimit)
+        made._gate, made._key = self._gate, plain(key)
+        return made
+
+    def inspect(self) -> RedisRateLimitState | None:
+        """Ask Redis how much is left, in one round trip; None if it does not answer."""
+        gate, key = self._gate, self._one()
+        return _state(gate.link.ask(gate.link.sync(), LOOK, *gate.at(key)))
+
+    async def ainspect(self) -> RedisRateLimitState | None:
+        """Do as `inspect` does, without blocking the loop."""
+        gate, key = self._gate, self._one()
+        return _state(await gate.link.ask_async(gate.link.of_loop(), LOOK, *gate.at(key)))
+
+    def reset(self) -> bool:
+        """Forget every call made so far, of all processes; return whether Redis did. Who waits keeps its slot."""
+        gate, key = self._gate, self._one()
+        gate.forget(key)
+        return gate.link.ask(gate.link.sync(), FORGET, *gate.at(key)) is not None
+
+    async def areset(self) -> bool:
+        """Do as `reset` does, without blocking the loop."""
+        gate, key = self._gate, self._one()
+        gate.forget(key)
+        return await gate.link.ask_async(gate.link.of_loop(), FORGET, *gate.at(key)) is not None
+
+    def _one(self) -> Any:
+        """Return the key of this limit, ABSENT if it has none. TypeError for a limit of many keys."""
+        if self._key is ABSENT and self._gate.key is not None:
+            raise TypeError(f"{self.name!r} has a limit for each key: say which, by .get(key)")
+        return self._key
+
     def close(self) -> None:
         """Close the sync connections to a URL; a later call opens one again."""
         self._gate.link.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections to a URL; do so before the loop ends."""
+        """Give back what calls that were cancelled have taken, and close the running loop's connections to a URL.
+
+        Do so before the loop ends.
+        """
         await self._gate.link.aclose()
 
     def __enter__(self) -> float:
         """Wait for admission and give the seconds that took."""
-        self._gate.block()
-        return _admit(self._gate, None)
+        return _admit(self._gate, self._one())
 
     def __exit__(
         self,
@@ -167,8 +243,7 @@ class RedisRateLimit(Policy):
 
     async def __aenter__(self) -> float:
         """Wait for admission and give the seconds that took."""
-        self._gate.block()
-        return await _admit_async(self._gate, None)
+        return await _admit_async(self._gate, self._one())
 
     async def __aexit__(
         self,
@@ -182,18 +257,23 @@ class RedisRateLimit(Policy):
         """Show the settings that matter most."""
         config = self.config
         shown = f"{config.rate:g}, per={config.per:g}, burst={config.burst}, max_wait={config.max_wait:g}"
-        return f"RedisRateLimit({config.name!r}, {shown}, on_failure={config.on_failure!r})"
+        return f"RedisRateLimit({self.name!r}, {shown}, on_failure={config.on_failure!r})"
+
+    def _keeps_state(self) -> bool:
+        return True
 
     def _shape(self) -> tuple[Any, ...]:
-        return ("redis_rate_limit", self._gate.key is not None)
+        return ("redis_rate_limit", self._by_arguments())
+
+    def _by_arguments(self) -> bool:
+        return self._gate.key is not None and self._key is ABSENT
 
     def _bind(self) -> dict[str, Any]:
-        gate = self._gate
-        return {"g": gate} if gate.key is None else {"g": gate, "key": gate.key}
+        return {"g": self._gate, "k": self._gate.key if self._by_arguments() else self._key}
 
     def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
         args = "*_args, **_kwargs" if code.signature is _compile.CALLER else code.signature.call
-        key = "None" if self._gate.key is None else f"_key{at}({args})"
+        key = f"_k{at}({args})" if self._by_arguments() else f"_k{at}"
         admit = "await _admit_by_redis_async" if code.is_async else "_admit_by_redis"
         code.line(f"{admit}(_g{at}, {key})")
         inner()
@@ -240,6 +320,14 @@ def _check_clients(faults: Faults, client: Any, async_client: Any) -> None:
     faults.check(fine, "client", client, "is no Redis", "give a client, or a URL such as redis://host:6379/0")
     fine = async_client is None or hasattr(async_client, "execute_command")
     faults.check(fine, "async_client", async_client, "is no Redis", "give a client of redis.asyncio or None")
+    if fine and async_client is not None:
+        awaited = _is_awaited(async_client)
+        faults.check(
+            awaited, "async_client", async_client, "is for sync functions", "give a client of redis.asyncio"
+        )
+    if _is_awaited(client):
+        faults.add("client", client, "is for async functions, as async_client is", "give one of the two")
+        return
     pool = getattr(client, "connection_pool", None)
     if pool is not None:
         # What a connection says, not the settings: where they say nothing, versions of redis-py differ.
@@ -249,13 +337,25 @@ def _check_clients(faults: Faults, client: Any, async_client: Any) -> None:
         )
 
 
+def _is_awaited(client: Any) -> bool:
+    command = getattr(client, "execute_command", None)
+    return command is not None and _compile.is_async_function(command)
+
+
+def _state(reply: Any) -> RedisRateLimitState | None:
+    if reply is None:
+        return None
+    available, wait = reply
+    return RedisRateLimitState(available=int(available), retry_after=seconds(wait))
+
+
 class _Slot:
     """What the script said of a call: taken or refused, the seconds to wait, what to give it back by."""
 
-    __slots__ = ("generation", "slot", "taken", "wait")
+    __slots__ = ("receipt", "taken", "wait")
 
     def __init__(self, reply: Any) -> None:
-        taken, wait, self.slot, self.generation = reply
+        taken, wait, *self.receipt = reply
         self.taken = bool(taken)
         self.wait = seconds(wait)
 
@@ -283,47 +383,69 @@ class _Gate:
 
     @property
     def clock(self) -> Clock:
-        """The clock on which is waited."""
+        """The clock on which calls wait."""
         return self.config.clock or ambient.clock
 
-    def block(self) -> None:
-        """Refuse to guard a block, whose key nobody knows."""
-        if self.key is not None:
-            raise TypeError(f"{self.name!r} has a limit for each key: a block has no arguments to tell which")
+    def label(self, key: Any) -> str:
+        """Return what events and errors call the limit of a key, ABSENT if there are none."""
+        return self.name if key is ABSENT else f"{self.name}[{key}]"
 
-    def label(self, key: Hashable) -> str:
-        """Return what events and errors call this."""
-        return self.name if self.key is None else f"{self.name}[{key}]"
+    def at(self, key: Any) -> tuple[object, ...]:
+        """Return the key in Redis and the numbers that the scripts want."""
+        written = "" if key is ABSENT else f"[{key!a}]"
+        return (f"{self.config.namespace}:{self.name}{written}", *self.numbers)
 
-    def at(self, label: str) -> tuple[object, ...]:
-        """Return the Redis key and the numbers that both scripts want."""
-        return (f"{self.config.namespace}:{label}", *self.numbers)
+    def change(self, given: dict[str, Any]) -> None:
+        """Take over settings."""
+        with _setting:
+            config = RedisRateLimitConfig(**{**self.config._fields(), **given})
+            self.numbers = settings(config)
+            self.config = config
+            if self.local is not None:
+                self.local.reconfigure(rate=config.rate, per=config.per, burst=config.burst)
+
+    def forget(self, key: Any) -> None:
+        """Let what stands in for Redis forget the calls of a key."""
+        limit = self.of(key)
+        if limit is not None:
+            limit.reset()
+
+    def of(self, key: Any) -> RateLimit | None:
+        """Return the limit of a key that stands in for Redis, None if there is none."""
+        return self.local.get(key) if isinstance(self.local, RateLimits) else self.local
 
     def longest(self) -> float:
         """Return for how many microseconds a call may wait."""
-        until, most = current_deadline(), self.config.max_wait
-        if until is not None:
-            most = max(0.0, min(most, until - self.link.health.now()))
-        return microseconds(most)
+        left, most = remaining(), self.config.max_wait
+        return microseconds(most if left is None else max(0.0, min(most, left)))
 
-    def stand_in(self, key: Hashable, label: str) -> RateLimit | None:
+    def stand_in(self, key: Any) -> RateLimit | None:
         """Return who decides instead of Redis, None if that is to admit."""
         if self.config.on_failure == "refuse":
             until, now = self.link.health.until, self.link.health.now()
-            raise self.refused(label, 0.0 if until is None else max(0.0, until - now))
-        return self.local if isinstance(self.local, RateLimit | None) else self.local.get(key)
+            raise self.refused(key, 0.0 if until is None else max(0.0, until - now), store_down=True)
+        return self.of(key)
 
     def count(self) -> None:
         """Count a refusal."""
-        with _counting:
+        with _setting:
             self.rejected += 1
 
-    def refused(self, label: str, wait: float) -> RateLimitedError:
+    def refused(self, key: Any, wait: float, *, store_down: bool = False) -> RateLimitedError:
         """Tell that a call was refused, and return its error."""
+        label = self.label(key)
         self.count()
         if bus.entries:
             emit("CallRejected", label, policy="rate_limit", retry_after=wait)
-        return RateLimitedError(label, wait)
+        return RateLimitedError(label, wait, True) if store_down else RateLimitedError(label, wait)
+
+    def outcome(self, key: Any, slot: _Slot) -> float:
+        """Tell what came of a call that Redis decided on, and return for how long it waited."""
+        if not slot.taken:
+            raise self.refused(key, slot.wait)
+        if slot.wait > 0 and bus.entries:
+            emit("CallDelayed", self.label(key), policy="rate_limit", seconds=slot.wait)
+        return slot.wait
 
 
 def _local(config: RedisRateLimitConfig, *, keyed: bool) -> RateLimit | RateLimits | None:
@@ -339,46 +461,75 @@ def _local(config: RedisRateLimitConfig, *, keyed: bool) -> RateLimit | RateLimi
     )
 
 
-def _admit(gate: _Gate, key: Hashable) -> float:
+def _admit(gate: _Gate, key: Any) -> float:
     """Take a slot and wait for it; return for how long. RateLimitedError when refused."""
-    label = gate.label(key)
-    reply = gate.link.ask(TAKE, *gate.at(label), gate.longest())
-    if reply is None:
-        limit = gate.stand_in(key, label)
-        return 0.0 if limit is None else _counted(gate, limit)
-    slot = _Slot(reply)
-    if not slot.taken:
-        raise gate.refused(label, slot.wait)
-    if slot.wait <= 0:
-        return 0.0
-    try:
-        gate.clock.sleep(slot.wait)
-    except BaseException:
-        gate.link.ask(GIVE_BACK, *gate.at(label), slot.slot, slot.generation)
-        raise
-    return _delayed(label, slot.wait)
+    key = key if key is ABSENT else plain(key)
+    slot = _slot(gate, gate.at(key))
+    if slot is not None:
+        return gate.outcome(key, slot)
+    limit = gate.stand_in(key)
+    return 0.0 if limit is None else _counted(gate, limit)
 
 
-async def _admit_async(gate: _Gate, key: Hashable) -> float:
+async def _admit_async(gate: _Gate, key: Any) -> float:
     """Do as `_admit` does, without blocking the loop."""
-    label = gate.label(key)
-    reply = await gate.link.ask_async(TAKE, *gate.at(label), gate.longest())
-    if reply is None:
-        limit = gate.stand_in(key, label)
-        return 0.0 if limit is None else await _counted_async(gate, limit)
-    slot = _Slot(reply)
-    if not slot.taken:
-        raise gate.refused(label, slot.wait)
-    if slot.wait <= 0:
-        return 0.0
+    key = key if key is ABSENT else plain(key)
+    slot = await _slot_async(gate, gate.at(key))
+    if slot is not None:
+        return gate.outcome(key, slot)
+    limit = gate.stand_in(key)
+    return 0.0 if limit is None else await _counted_async(gate, limit)
+
+
+def _slot(gate: _Gate, at: tuple[object, ...]) -> _Slot | None:
+    """Take a slot and wait for it, give it back if that is interrupted; None if Redis does not answer."""
+    link, client = gate.link, gate.link.sync()
+    # Until the answer is heard, only who asked is known to both sides.
+    receipt: list[Any] = ["", mark := link.mark()]
     try:
-        await gate.clock.asleep(slot.wait)
-    except GeneratorExit:  # closed from outside: nothing can be awaited any more
+        reply = link.ask(client, TAKE, *at, gate.longest(), mark)
+        if reply is None:
+            return None
+        slot = _Slot(reply)
+        receipt = slot.receipt
+        if slot.taken and slot.wait > 0:
+            gate.clock.sleep(slot.wait)
+    except BaseException:
+        link.ask(client, GIVE_BACK, *at, *receipt)
+        raise
+    return slot
+
+
+async def _slot_async(gate: _Gate, at: tuple[object, ...]) -> _Slot | None:
+    """Do as `_slot` does; the answer is heard even if this is cancelled before."""
+    import asyncio
+
+    link, client = gate.link, gate.link.of_loop()
+    asked = link.start(client, TAKE, *at, gate.longest(), 0)
+    if asked is None:
+        return None
+    try:
+        reply = await asyncio.shield(asked)
+        if reply is None:
+            return None
+        slot = _Slot(reply)
+        if slot.taken and slot.wait > 0:
+            await gate.clock.asleep(slot.wait)
+    except GeneratorExit:  # closed from outside: nothing can be awaited, nor begun, any more
         raise
     except BaseException:
-        await gate.link.ask_async(GIVE_BACK, *gate.at(label), slot.slot, slot.generation)
+        back = link.keep(_give_back(link, client, at, asked))
+        if asked.done():
+            await asyncio.shield(back)
         raise
-    return _delayed(label, slot.wait)
+    return slot
+
+
+async def _give_back(link: Link, client: Any, at: tuple[object, ...], asked: Task[Any]) -> None:
+    """Give back the slot of a call that was cancelled, once it is known."""
+    reply = await asked
+    if reply is not None:
+        await link.ask_async(client, GIVE_BACK, *at, *_Slot(reply).receipt)
 
 
 def _counted(gate: _Gate, limit: RateLimit) -> float:
@@ -395,12 +546,6 @@ async def _counted_async(gate: _Gate, limit: RateLimit) -> float:
     except RateLimitedError:
         gate.count()
         raise
-
-
-def _delayed(label: str, wait: float) -> float:
-    if bus.entries:
-        emit("CallDelayed", label, policy="rate_limit", seconds=wait)
-    return wait
 
 
 hot.update(_admit_by_redis=_admit, _admit_by_redis_async=_admit_async)
