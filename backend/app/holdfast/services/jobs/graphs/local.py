@@ -1,0 +1,296 @@
+"""Everything a run needs, on one machine: a target of subprocesses, code in a folder, comments in files, a timer."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from holdfast.infrastructure.resilience.clock import current_clock
+from holdfast.infrastructure.store.state import StepState
+from holdfast.services.jobs.graphs import _archive, _results
+from holdfast.services.jobs.graphs.ports import first_start
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.infrastructure.store.blob import BlobStore
+    from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
+
+_log = logging.getLogger("holdfast.jobs")
+# `ulimit` says no to what is above a hard limit: then nothing runs.
+_LIMITED = 'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
+_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+
+
+class LocalTarget:
+    """Execute orders as subprocesses, `concurrency` at once, each in a folder of its own that is removed afterwards.
+
+    Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
+    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
+    timeout an order's process group is killed. Close it to wait for what runs.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        listener: ResultListener,
+        *,
+        concurrency: int = 4,
+        cpu: int = 3600,
+        memory: int = 4_294_967_296,
+        log_limit: int = 1_048_576,
+    ) -> None:
+        self._blobs, self._listener = blobs, listener
+        self._concurrency = concurrency
+        self._limits = str(cpu), str(memory // 1024)
+        self._log_limit = log_limit
+        self._pool = ThreadPoolExecutor(concurrency, "holdfast-order")
+        self._lock = threading.Lock()
+        self._running: dict[str, subprocess.Popen[bytes] | None] = {}
+        self._cancelled: set[str] = set()
+
+    def dispatch(self, work: Work) -> bool:
+        """Start an order in a thread; False if as many as may be run."""
+        with self._lock:
+            if work.started in self._running:
+                return True
+            if len(self._running) >= self._concurrency:
+                return False
+            self._running[work.started] = None
+        self._pool.submit(self._run, work)
+        return True
+
+    def cancel(self, work: Work) -> None:
+        """Kill an order that runs here."""
+        with self._lock:
+            if work.started not in self._running:
+                return
+            self._cancelled.add(work.started)
+            process = self._running[work.started]
+        if process is not None:
+            _kill(process)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Wait for orders that run, or kill them with `cancel`."""
+        if cancel:
+            with self._lock:
+                self._cancelled |= set(self._running)
+                running = list(self._running.values())
+            for process in running:
+                if process is not None:
+                    _kill(process)
+        self._pool.shutdown(wait=True)
+
+    def _run(self, work: Work) -> None:
+        try:
+            if not first_start(self._blobs, work, f"local {os.getpid()}"):
+                return
+            result, output = self._execute(work)
+            self._blobs.put(work.log, output)
+            self._blobs.put(work.result, result)
+        except Exception:
+            _log.exception("order %s of run %s could not say how it ended", work.order, work.run)
+        finally:
+            with self._lock:
+                del self._running[work.started]
+                self._cancelled.discard(work.started)
+        self._listener.stored(work.result)
+
+    def _execute(self, work: Work) -> tuple[bytes, bytes]:
+        """Return result and output of an order."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="holdfast-") as folder, tempfile.TemporaryFile() as log:
+                result = self._in_folder(work, Path(folder), log)
+                return result, _start_of(log, self._log_limit)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return _results.write(StepState.FAILED, error=f"it could not be started: {error}"), b""
+
+    def _in_folder(self, work: Work, folder: Path, log: IO[bytes]) -> bytes:
+        order = _unpack(self._blobs.get(work.archive), folder)
+        deadline = current_clock().monotonic() + work.timeout
+        for number, command in enumerate(order["commands"], 1):
+            code = self._command(work, (command, order["environment"]), folder / "code", log, deadline)
+            if work.started in self._cancelled:
+                return _results.write(StepState.FAILED, error="it was cancelled")
+            if code is None:
+                error = f"command {number} was killed after {work.timeout:g} s"
+                return _results.write(StepState.TIMED_OUT, error=error)
+            if code != 0:
+                error = f"command {number} ended with {_said(code)}"
+                return _results.write(StepState.FAILED, error=error, exit_code=code)
+        return _results.write(StepState.SUCCEEDED, exit_code=0)
+
+    def _command(
+        self,
+        work: Work,
+        what: tuple[str, Mapping[str, str]],
+        folder: Path,
+        log: IO[bytes],
+        deadline: float,
+    ) -> int | None:
+        """Return the exit code of a command, negative for a signal; None if time ran out."""
+        left = deadline - current_clock().monotonic()
+        if left <= 0:
+            return None
+        command, environment = what
+        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        process = subprocess.Popen(  # noqa: S603  # commands are what an order is
+            ["/bin/sh", "-c", _LIMITED, "sh", *self._limits, command],
+            cwd=folder,
+            env={**passed, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with self._lock:
+            self._running[work.started] = process
+            cancelled = work.started in self._cancelled
+        if cancelled:
+            _kill(process)
+        try:
+            return process.wait(left)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            # What it left in the background too.
+            _kill(process)
+            process.wait()
+            with self._lock:
+                self._running[work.started] = None
+
+
+class FolderCode:
+    """Code in a folder: locations are paths below `root`, of folders or files, links refused.
+
+    `most`: bytes that one location may have.
+    """
+
+    def __init__(self, root: str | Path, *, most: int = 268_435_456) -> None:
+        self._root = Path(root).resolve()
+        self._most = most
+
+    def files(self, location: str) -> dict[str, tuple[bytes, int]]:
+        """Return content and mode of each file by its path. ValueError."""
+        pure = PurePosixPath(location)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError("it does not lie below the folder of code; give a path relative to that")
+        start = self._root / pure
+        if not start.exists():
+            raise ValueError("there is no such folder or file")
+        paths = [start] if start.is_file() else sorted(start.rglob("*"))
+        found: dict[str, tuple[bytes, int]] = {}
+        left = self._most
+        for path in paths:
+            if path.is_symlink() or not path.resolve().is_relative_to(self._root):
+                raise ValueError(f"{path.relative_to(self._root)} is a link; give the file itself")
+            if path.is_file():
+                status = path.stat()
+                left -= status.st_size
+                if left < 0:
+                    raise ValueError(f"it has more than {self._most} bytes; give less")
+                base = start.parent if start.is_file() else start
+                found[path.relative_to(base).as_posix()] = (path.read_bytes(), status.st_mode & 0o777)
+        return found
+
+
+class FileNotifier:
+    """Comments as files of a folder, one for each tag, replaced in place: `path` says where."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def path(self, tag: str) -> Path:
+        """Return the file of a tag."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", tag)[:60].strip(".-")
+        return self._folder / f"{plain}-{sha256(tag.encode()).hexdigest()[:8]}.md"
+
+    def tell(self, comment: Comment) -> None:
+        """Write a comment, or replace the one with the same tag."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(comment.body)
+            Path(name).replace(self.path(comment.tag))
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+class DueTimer:
+    """A timer of this process; what it forgets with it, `Runs.tick` finds again. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heap: list[tuple[float, str, int]] = []
+
+    def watch(self, run: str, number: int, at: float) -> None:
+        """Remember to call."""
+        with self._lock:
+            heapq.heappush(self._heap, (at, run, number))
+
+    def next_at(self) -> float | None:
+        """Return when the next call is due, None if there is none."""
+        with self._lock:
+            return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> list[tuple[str, int]]:
+        """Return, and forget, the runs and numbers whose time has come, the earliest first."""
+        with self._lock:
+            found: list[tuple[str, int]] = []
+            while self._heap and self._heap[0][0] <= now:
+                _, run, number = heapq.heappop(self._heap)
+                found.append((run, number))
+            return found
+
+
+def _unpack(data: bytes, folder: Path) -> dict[str, Any]:
+    """Write the code below `folder/code` and return the order."""
+    (folder / "code").mkdir()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            path = folder / info.filename
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"the archive has {info.filename!r}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(info))
+            path.chmod(info.external_attr >> 16 & 0o777 or 0o644)
+    order: dict[str, Any] = json.loads((folder / _archive.ORDER).read_bytes())
+    return order
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _start_of(log: IO[bytes], limit: int) -> bytes:
+    size = log.seek(0, os.SEEK_END)
+    log.seek(0)
+    data = log.read(limit)
+    return data if size <= limit else data + f"\n… {size - limit} more bytes were dropped\n".encode()
+
+
+def _said(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
