@@ -43,6 +43,10 @@ class RetryBudget:
         """Retries per first attempt that a lasting outage is granted, `min_per_second` aside."""
 
     @property
+    def capacity(self) -> float | None:
+        """The most tokens that it can hold (`aws`, `grpc`); None where first attempts decide that."""
+
+    @property
     def counts_successes(self) -> bool:
         """Whether `deposit` counts successes, as for `aws` and `grpc`, and not first attempts."""
 

@@ -59,7 +59,8 @@ class Cache(Policy):
     At most `max_entries`, the one used least lately goes first. Calls of one key made at the same time become one
     (async: on each event loop). Within `stale_if_error` seconds past its time an old result answers for errors of `on`
     (None: transient ones and rejections); within `stale_while_revalidate` it answers at once while one call refreshes
-    it. Degraded results are not kept. Safe to share between threads and tasks.
+    it, again after a pause if that fails: 1 s, doubled each time, at most 30 s and `ttl`. Degraded results are not
+    kept. Safe to share between threads and tasks.
     """
 
     def __init__(

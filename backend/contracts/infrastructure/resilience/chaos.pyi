@@ -43,7 +43,7 @@ class Chaos(Policy):
     Put it innermost. Each fault given strikes with probability `rate`, drawn by itself, in the same sequence for the
     same `seed`; an error outdoes a result, and neither calls the function. `error`: a class, a function of nothing
     that makes one, or an instance to copy; a callable `result` makes one. `when(*args, **kwargs)` says which calls
-    may be struck. Off unless `enabled`; HOLDFAST_CHAOS=0 in the environment holds every one off. Thread-safe.
+    may be struck. Off unless `enabled`; HOLDFAST_CHAOS=off in the environment holds every one off. Thread-safe.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Chaos(Policy):
         """Inject nothing more, in any thread; a call that is held up goes on within a second."""
 
 def chaos(
-    *,
     rate: float,
+    *,
     error: _Error | None = None,
     latency: float | tuple[float, float] | None = None,
     result: Any = ...,

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import ParamSpec, TypeVar, overload
 
 from holdfast.infrastructure.resilience.classify import Errors
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.permit import Permit
 from holdfast.infrastructure.resilience.policy import Policy
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 class Gradient2:
     """Follow the latency: `limit * gradient + queue`, smoothed, where gradient is `tolerance * long / short`, 0.5 to 1.
@@ -121,7 +125,14 @@ class ConcurrencyLimit(Policy):
         traceback: TracebackType | None,
     ) -> None: ...
 
+@overload
+def concurrency_limit(fn: Callable[_P, _T], /) -> Callable[_P, _T]:
+    """Return a `ConcurrencyLimit`, to decorate with or as a block; given a function, decorate it with one."""
+
+@overload
 def concurrency_limit(
+    fn: None = None,
+    /,
     *,
     algorithm: Gradient2 | AIMD = ...,
     initial: int = 20,
@@ -132,5 +143,4 @@ def concurrency_limit(
     on: Errors = ...,
     name: str | None = None,
     clock: Clock | None = None,
-) -> ConcurrencyLimit:
-    """Return a `ConcurrencyLimit`, to decorate with or as a `with` / `async with` block."""
+) -> ConcurrencyLimit: ...

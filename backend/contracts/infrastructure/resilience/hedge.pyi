@@ -1,17 +1,20 @@
 """Hedge: send a call again while the first is slow, and take whichever answers first."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from holdfast.infrastructure.resilience.budget import RetryBudget
 from holdfast.infrastructure.resilience.classify import Errors
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 class Quantile:
     """The `q` quantile of past latencies as a delay: `initial` seconds until `samples` of them are known.
 
-    It follows the last few hundred calls of one `Hedge`, between 0.1 ms and 100 s, to about 10 %.
+    It follows the last few hundred calls of one `Hedge`, between 1 ms and 100 s, to about 10 %.
     """
 
     q: float
@@ -84,6 +87,11 @@ class Hedge(Policy):
     def won(self) -> int:
         """How many calls were decided by a hedge."""
 
+@overload
+def hedge(after: Callable[_P, _T], /) -> Callable[_P, _T]:
+    """Return a `Hedge`, to decorate an idempotent function with; given the function, decorate it with `Hedge()`."""
+
+@overload
 def hedge(
     after: Quantile | float = ...,
     *,
@@ -94,8 +102,6 @@ def hedge(
     workers: int = 32,
     name: str | None = None,
     clock: Clock | None = None,
-) -> Hedge:
-    """Return a `Hedge`, to decorate an idempotent function with."""
-
+) -> Hedge: ...
 def hedge_errors(error: BaseException) -> tuple[Exception, ...]:
     """Return the errors of the hedges that failed too, in the order in which they failed; pickled with `error`."""

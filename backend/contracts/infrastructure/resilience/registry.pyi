@@ -15,7 +15,7 @@ class Resilient(Policy):
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline of that name now; where nobody defined one, `recommended(name)` is defined."""
+        """The pipeline of that name now; where nobody defined one, it is made: see `Registry`."""
 
     def explain(self, *, strict: bool = False) -> Explanation:
         """Explain the pipeline of that name as it is now; `strict` as for a pipeline."""
@@ -23,22 +23,23 @@ class Resilient(Policy):
 class Registry:
     """Named pipelines. A change holds for the next call of every function decorated by name; calls that run go on.
 
-    Safe to share between threads and tasks.
+    A name that nobody defined means what the configuration says, if there is one, else `recommended(name)`. Safe to
+    share between threads and tasks.
     """
 
     def __init__(self) -> None: ...
     def define(self, name: str, *policies: Policy, strict: bool = False) -> Pipeline:
         """Say what `name` means, outermost policy first; replaces what it meant. Give a policy again to keep its state.
 
-        TypeError for what is no policy; with `strict`, ConfigurationError if `explain()` has warnings. Then
-        nothing has changed.
+        TypeError for what is no policy, or cannot hold the functions decorated by the name; with `strict`,
+        ConfigurationError if `explain()` has warnings. Then nothing has changed.
         """
 
     def get(self, name: str) -> Pipeline:
         """Return the pipeline of a name. LookupError, with the names there are, for one that nobody defined."""
 
     def discard(self, name: str) -> None:
-        """Forget what a name means; the next call of a function decorated by it begins with `recommended(name)`."""
+        """Forget what a name means; the next call of a function decorated by it finds what it means undefined."""
 
     def resilient(self, name: str) -> Resilient:
         """Return a policy that calls through the pipeline of that name."""

@@ -60,7 +60,8 @@ class Retry(Policy):
     `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's hint
     t waits t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
     functions of its RetryCallState. In a named pipeline it leaves retrying to the retry of a named pipeline around
-    it, unless `nested`. It gives up by raising the original error with a note.
+    it, unless `nested`. It gives up by raising the original error with a note; where a policy below refused the last
+    attempt, by raising that refusal, caused by the error before it.
     """
 
     def __init__(

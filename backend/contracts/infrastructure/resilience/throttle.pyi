@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from random import Random
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from holdfast.infrastructure.resilience.classify import Errors
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 class ThrottleConfig:
     """The settings of a `Throttle`, validated: frozen, keyword-only, comparable."""
 
     k: float
     window: float
+    min_calls: int
     max_rejection: float
     on: Errors
     result: Callable[[Any], bool] | None
@@ -25,6 +29,7 @@ class ThrottleConfig:
         *,
         k: float = 2.0,
         window: float = 10.0,
+        min_calls: int = 10,
         max_rejection: float = 0.9,
         on: Errors = ...,
         result: Callable[[Any], bool] | None = None,
@@ -36,9 +41,10 @@ class ThrottleConfig:
 class Throttle(Policy):
     """Refuse with probability `(requests - k * accepts) / (requests + 1)`, at most `max_rejection`. ThrottledError.
 
-    Both count over the last `window` seconds, when a call ends. A refused call is a request; so is one that fails with
-    an error that `on` covers, or whose result `result` refuses; all others are accepted requests. Cancelled calls and
-    those that a policy below refused count as neither. Source: Site Reliability Engineering, "Handling Overload".
+    Both count over the last `window` seconds, when a call ends; with fewer requests than `min_calls` there, none is
+    refused. A refused call is a request; so is one that fails with an error that `on` covers, or whose result `result`
+    refuses; all others are accepted requests. Cancelled calls and those that a policy below refused count as neither.
+    Source: Site Reliability Engineering, "Handling Overload".
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Throttle(Policy):
         *,
         k: float = 2.0,
         window: float = 10.0,
+        min_calls: int = 10,
         max_rejection: float = 0.9,
         on: Errors = ...,
         result: Callable[[Any], bool] | None = None,
@@ -95,15 +102,22 @@ class Throttle(Policy):
         traceback: TracebackType | None,
     ) -> None: ...
 
+@overload
+def throttle(fn: Callable[_P, _T], /) -> Callable[_P, _T]:
+    """Return a `Throttle`, to decorate with or as a block; given a function, decorate it with one of its own."""
+
+@overload
 def throttle(
+    fn: None = None,
+    /,
     *,
     k: float = 2.0,
     window: float = 10.0,
+    min_calls: int = 10,
     max_rejection: float = 0.9,
     on: Errors = ...,
     result: Callable[[Any], bool] | None = None,
     name: str | None = None,
     clock: Clock | None = None,
     random: Random | None = None,
-) -> Throttle:
-    """Return a `Throttle`, to decorate with or as a `with` / `async with` block."""
+) -> Throttle: ...

@@ -98,7 +98,8 @@ def httpx_transport(
     `retry_methods` may be repeated (others with an `Idempotency-Key`, or when they never left); the last response of
     `failure_statuses` is returned, unread. A body that cannot be replayed is sent once. `CircuitBreakers` without
     `key` have one for each origin. `buffer`: the body is read inside the attempt, otherwise later, under its deadline.
-    `propagate`: deadline and attempt go along in headers. ConfigurationError for bad methods and statuses.
+    `propagate`: deadline and attempt go along in headers. ConfigurationError for bad settings, TypeError for a Hedge
+    or a Cache in the pipeline.
     """
 
 def async_httpx_transport(

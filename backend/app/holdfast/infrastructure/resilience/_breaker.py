@@ -97,7 +97,7 @@ class Machine:
     """State of one breaker.
 
     Generated code reads `fast`: what counts successes while plainly closed, else None; and `shut`: the time
-    before which every call is refused. `until` is when an open generation ends, and when a recording one began.
+    before which every call is refused. `until` is when an open generation ends, and when any other one began.
     """
 
     __slots__ = (
@@ -151,6 +151,11 @@ class Machine:
         return self.extra if type(self.extra) is Probes else None
 
     @property
+    def since(self) -> float:
+        """When the state began."""
+        return self.extra if type(self.extra) is float else self.until
+
+    @property
     def holds(self) -> int:
         """How often `isolate` was called and not undone."""
         return self.extra if type(self.extra) is int else 0
@@ -170,14 +175,17 @@ class Machine:
         slow = config.slow_call_duration
         window = run(config.window, now, slow=slow is not None)
         self.window: RunningWindow | None = window
-        self.extra: SlowWatch | Probes | int | None = None if slow is None else SlowWatch(window, slow, now)
+        self.extra: SlowWatch | Probes | int | float | None = (
+            None if slow is None else SlowWatch(window, slow, now)
+        )
         self.set_fast()
 
-    def _stop(self, mode: CircuitState, until: float = _NEVER) -> None:
+    def _stop(self, mode: CircuitState, now: float, until: float = _NEVER) -> None:
         """Begin a generation in which nothing is recorded in a window; an open one lasts `until`."""
         self.mode = mode
-        self.until = until
-        self.window = self.extra = None
+        self.until = until if mode is OPEN else now
+        self.window = None
+        self.extra = float(now) if mode is OPEN else None
         self.set_fast()
 
     def set_fast(self) -> None:
@@ -232,7 +240,7 @@ class Machine:
     def _trip(self, now: float, reason: str, hint: float | None = None) -> Change:
         duration = self._duration(hint)
         change = self._opened(duration, reason, OPEN)
-        self._stop(OPEN, now + duration)
+        self._stop(OPEN, now, now + duration)
         return change
 
     def _opened(self, duration: float, reason: str, new: CircuitState) -> Change:
@@ -249,9 +257,9 @@ class Machine:
         spread: float = base * (1 + config.open_jitter * (2 * chance.random() - 1))
         return spread if hint is None else max(spread, min(hint, config.open_cap))
 
-    def _half_open(self) -> Change:
+    def _half_open(self, now: float) -> Change:
         change = Change("CircuitHalfOpened", self.mode, HALF_OPEN)
-        self._stop(HALF_OPEN)
+        self._stop(HALF_OPEN, now)
         self.extra = Probes()
         return change
 
@@ -263,7 +271,7 @@ class Machine:
     def _grant(self, now: float) -> tuple[Permit | None, list[Change]]:
         changes: list[Change] = []
         if self.mode is OPEN and now >= self.until:
-            changes.append(self._half_open())
+            changes.append(self._half_open(now))
         probes = self.probes
         if probes is not None:
             changes += self._expire(probes, now)
@@ -361,7 +369,7 @@ class Machine:
         if mode is CLOSED or mode is SHADOW:
             self._start(mode, now)
         else:
-            self._stop(mode, until)
+            self._stop(mode, now, until)
 
     def adopt(self, mode: CircuitState, now: float, left: float) -> Change:
         """Follow another process into `mode`, which lasts `left` more seconds if it is open."""
@@ -541,9 +549,9 @@ class Machine:
         if mode is CLOSED or mode is SHADOW:
             self._start(mode, now)
         elif mode is HALF_OPEN:
-            self._half_open()
+            self._half_open(now)
         else:
-            self._stop(mode, now + self._duration(None))
+            self._stop(mode, now, now + self._duration(None))
         return Change("CircuitOverridden", old, mode, state=mode.value)
 
     def hold(self, step: int) -> None:

@@ -39,8 +39,8 @@ def export(machine: Machine) -> dict[str, Any]:
         }
 
 
-def restore(machine: Machine, facts: Mapping[str, Any]) -> None:
-    """Put a machine into an exported state."""
+def restore(machine: Machine, facts: Mapping[str, Any]) -> Change:
+    """Put a machine into an exported state; return what is to be told."""
     state, numbers = _read(facts)
     clock = machine.config.clock or current_clock()
     passed = max(0.0, clock.time() - numbers["at"])
@@ -60,7 +60,7 @@ def restore(machine: Machine, facts: Mapping[str, Any]) -> None:
             for failed, late in ((both, both), (failures - both, 0), (0, slow - both)):
                 if failed or late:
                     machine.window.add(calls=max(failed, late), failures=failed, slow=late)
-    machine.tell(Change("CircuitOverridden", old, machine.mode, state=machine.mode.value))
+    return Change("CircuitOverridden", old, machine.mode, state=machine.mode.value)
 
 
 def _read(facts: Any) -> tuple[CircuitState, dict[str, float]]:

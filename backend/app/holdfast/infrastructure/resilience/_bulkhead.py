@@ -16,13 +16,14 @@ from weakref import WeakSet
 from holdfast.infrastructure.resilience import _compile
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
+from holdfast.infrastructure.resilience._frozen import refuse_copy
 from holdfast.infrastructure.resilience.deadline import _tighter
 from holdfast.infrastructure.resilience.errors import BulkheadFullError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from typing import Any
+    from typing import Any, NoReturn
 
     from holdfast.infrastructure.resilience._compile import Stack
     from holdfast.infrastructure.resilience.bulkhead import BulkheadConfig
@@ -45,6 +46,10 @@ class Gate:
         self.places = Places(config, config.limit)
         self.rejected = 0
         _gates.add(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: there is one for all who share it."""
+        refuse_copy("Bulkhead")
 
     def renew(self) -> None:
         """Begin anew in the child of a fork: who held a place or waited for one is not there."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 _MAX_LOGGED = 1000
+# What happens when a storage fails.
+GOES_ON = "the breaker goes on by its own state"
 
 
 class Bus:
@@ -55,12 +57,15 @@ def emit(kind: str, name: str, /, **facts: object) -> None:
     """Publish an event of the class called `kind`; call it only when `bus.entries` is not empty."""
     from holdfast.infrastructure.resilience import events  # loaded by the first subscriber
 
-    event: Event = getattr(events, kind)(name=name, at=ambient.monotonic(), **facts)
-    for entry in bus.entries:
-        subscriber, kinds, names = entry
+    made: type[Event] = getattr(events, kind)
+    event: Event | None = None
+    for subscriber, kinds, names in bus.entries:
+        if (kinds and not issubclass(made, kinds)) or (names is not None and name not in names):
+            continue
+        if event is None:
+            event = made(name=name, at=ambient.monotonic(), **facts)
         try:
-            if (not kinds or isinstance(event, kinds)) and (names is None or name in names):
-                subscriber(event)
+            subscriber(event)
         except Exception as error:  # a subscriber must not change a call's outcome
             log_once(f"subscriber {subscriber!r}", error)
 
@@ -72,12 +77,15 @@ def callback_failed(name: str, callback: str, error: BaseException) -> None:
     log_once(f"{callback} of {name!r}", error)
 
 
-def log_once(who: str, error: BaseException) -> None:
-    """Log `error` with its traceback the first time that `who` fails."""
+def log_once(who: str, error: BaseException, then: str = "the call's outcome is unchanged") -> None:
+    """Log `error` with its traceback, and what happens then, the first time that `who` fails."""
     with bus.lock:
         if who in bus.logged or len(bus.logged) > _MAX_LOGGED:
             return
         bus.logged.add(who)
     import logging  # only where something failed
 
-    logging.getLogger("holdfast").error("%s raised; the call's outcome is unchanged", who, exc_info=error)
+    try:
+        logging.getLogger("holdfast").error("%s raised; %s", who, then, exc_info=error)
+    except Exception:  # nor must logging that is set up badly
+        return

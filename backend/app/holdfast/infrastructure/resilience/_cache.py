@@ -18,6 +18,7 @@ from holdfast.infrastructure.resilience._cache_keys import exact_key, items
 from holdfast.infrastructure.resilience.classify import TRANSIENT, Verdict, _judge, classify
 from holdfast.infrastructure.resilience.deadline import current_deadline
 from holdfast.infrastructure.resilience.errors import CallRejectedError
+from holdfast.infrastructure.resilience.randomness import current_random
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Key = tuple[Any, ...]
 
 _MANY = 1000
+# Seconds between refreshes that fail: the first pause, doubled each time, and the longest.
+_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class _Shared:
@@ -53,9 +56,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class Entry:
-    """One result: when it came, until when it is fresh, and the cache's count when it was last used."""
+    """One result: when it came, until when it is fresh, and the cache's count when it was last used.
 
-    __slots__ = ("born", "key", "until", "used", "value")
+    After a refresh that failed nobody tries the next before `again`, after a `pause`.
+    """
+
+    __slots__ = ("again", "born", "key", "pause", "until", "used", "value")
 
     def __init__(self, key: Key, value: Any, born: float, until: float) -> None:
         self.key = key
@@ -63,6 +69,8 @@ class Entry:
         self.born = born
         self.until = until
         self.used: float = 0
+        self.again = -inf
+        self.pause = 0.0
 
 
 class Node:
@@ -94,12 +102,14 @@ inside: ContextVar[Node | None] = ContextVar("holdfast_cache_inside", default=No
 class Flight:
     """One computation that others may wait for. While `lone`, its outcome is nobody's but its leader's.
 
-    `place` is the leader's event loop, None for threads; `until` is the leader's deadline.
+    `place` is the leader's event loop, None for threads; `until` is the leader's deadline; `caller` is the leader's
+    task while it waits.
     """
 
     __slots__ = (
         "at",
         "behind",
+        "caller",
         "degraded",
         "done",
         "epoch",
@@ -126,6 +136,7 @@ class Flight:
         self.epoch = shared.epoch
         self.until = current_deadline()
         self.node = Node()
+        self.caller: Task[Any] | None = None
         self.lone = True
         self.behind = self.degraded = False
         self.waiters = 0
@@ -203,6 +214,19 @@ class State:
         """Mark an entry as used last, without a hit."""
         self.ticks = entry.used = self.ticks + 1
         self.others += 1
+
+    def put_off(self, entry: Entry) -> None:
+        """Let a while pass before anybody refreshes an entry again: less than its time, so that it can be seen."""
+        longest = min(_LONGEST_PAUSE, self.config.ttl)
+        entry.pause = min(2 * entry.pause or _PAUSE, longest)
+        entry.again = self.now() + self.shortened(entry.pause)
+
+    def shortened(self, seconds: float) -> float:
+        """Return `seconds` less a random share of up to `jitter`."""
+        config = self.config
+        if not config.jitter:
+            return seconds
+        return seconds * (1 - config.jitter * (config.random or current_random()).random())
 
     # Computations under way
 

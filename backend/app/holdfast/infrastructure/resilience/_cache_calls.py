@@ -12,7 +12,6 @@ from holdfast.infrastructure.resilience._twin import twin
 from holdfast.infrastructure.resilience.classify import PERMANENT
 from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded
-from holdfast.infrastructure.resilience.randomness import current_random
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ class Call:
 
     def alone(self) -> Any:
         """Call what lies below, for nobody else."""
+        _degraded.keep()
         self.count_miss()
         return self.compute()
 
@@ -67,15 +67,20 @@ class Call:
             self.state.misses += 1
 
     def look(self) -> tuple[Entry | None, bool]:
-        """Return the entry if it may be used without a call, and whether it is fresh."""
+        """Return the entry if it may be used without a call, and whether a call is due."""
         state = self.state
         entry = state.entries.get(self.key)
         if entry is None:
-            return None, False
-        over = state.now() - entry.until
+            return None, True
+        now = state.now()
+        over = now - entry.until
         if over < 0:
-            return entry, True
-        return (entry if over < state.config.stale_while_revalidate else None), False
+            return entry, False
+        return (entry, now >= entry.again) if over < state.config.stale_while_revalidate else (None, True)
+
+    def use(self, entry: Entry) -> Any:
+        """Answer with an entry, whatever its age."""
+        return self.state.hit(entry) if self.state.now() < entry.until else self.serve(entry)
 
     def joins(self, flight: Flight, me: Node | None) -> bool:
         """Return whether this call, a part of `me`, may wait for a flight: not if that waits for `me`."""
@@ -101,21 +106,31 @@ class Call:
     def succeed(self, flight: Flight, result: Any, *, degraded: bool) -> None:
         """End a flight with a result, and keep that unless it is degraded."""
         flight.result, flight.degraded, flight.lone = result, degraded, False
+        if degraded:
+            self._put_off()
         self.state.land(flight, None if degraded else self._entry(result))
 
     def _entry(self, result: Any) -> Entry:
-        config, now = self.state.config, self.state.now()
-        shorter = config.jitter and config.jitter * (config.random or current_random()).random()
-        return Entry(self.key, result, now, now + config.ttl * (1 - shorter))
+        state = self.state
+        now = state.now()
+        return Entry(self.key, result, now, now + state.shortened(state.config.ttl))
 
     def fail(self, flight: Flight, error: Exception, *, refresh: bool) -> None:
         """End a flight with an error; others than the leader have to try again if it came past his deadline."""
         # A twin for the others now: whoever the leader's error passes on its way may change it.
         flight.error, flight.twin, flight.stale = error, twin(error), self._instead(error)
         flight.lone = flight.until is not None and ambient.monotonic() >= flight.until
+        self._put_off()
         self.state.land(flight)
         if bus.entries and (refresh or flight.stale is not None):
             emit("CacheRefreshFailed", self.name, error=error)
+
+    def _put_off(self) -> None:
+        """Let nobody try at once to refresh what could not be refreshed now."""
+        state = self.state
+        entry = state.entries.get(self.key) if state.config.stale_while_revalidate else None
+        if entry is not None:
+            state.put_off(entry)
 
     def _instead(self, error: Exception) -> Entry | None:
         """Return the old entry that answers instead of an error, if there is one and the error is covered."""
@@ -193,7 +208,7 @@ class Call:
             del flight  # or the error that it holds, traceback and this frame would keep each other
 
     def _computed(self, flight: Flight) -> tuple[Any, bool]:
-        me, token, watch = flight.enter(), inside.set(flight.node), _degraded.begin()
+        me, token, watch = flight.enter(), inside.set(flight.node), _degraded.begin(self.stack, self.depth)
         degraded = True
         try:
             result = self.compute()
@@ -226,9 +241,9 @@ def _lead(call: Call) -> bool:
         call.flight = state.board(mine)
         leads = call.flight is mine
         # Not before: a flight that ended meanwhile has left its entry.
-        entry, fresh = call.look()
-        if entry is not None and fresh:
-            call.result = state.hit(entry)
+        entry, due = call.look()
+        if entry is not None and not due:
+            call.result = call.use(entry)
         elif leads:
             call.flight = None
             call.result = call.lead(mine, entry)

@@ -7,10 +7,13 @@ import asyncio
 from holdfast.infrastructure.resilience import _degraded
 from holdfast.infrastructure.resilience._cache import Flight, Node, inside
 from holdfast.infrastructure.resilience._cache_calls import Call
+from holdfast.infrastructure.resilience._nested import frames_of, local_of, retried_by, waited_for
 from holdfast.infrastructure.resilience.deadline import _deadline, remaining
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
     from typing import Any
 
     from holdfast.infrastructure.resilience._cache import State
@@ -30,22 +33,22 @@ async def fill_async(
         flight = state.board(mine)
         try:
             # Not before: a flight that ended meanwhile has left its entry.
-            entry, fresh = call.look()
-            if flight is mine and not fresh:
+            entry, due = call.look()
+            if flight is mine and due:
                 _start(call, flight, loop, behind=entry is not None)
         except BaseException:
             state.drop(mine)
             raise
         if entry is not None:
-            if fresh:
+            if not due:
                 state.drop(mine)
-            return state.hit(entry) if fresh else call.serve(entry)
+            return call.use(entry)
         me, leads = inside.get(), flight is mine
         if not call.joins(flight, me):
             return await call.alone()
         left = None if leads else remaining()
         try:
-            if not await _ended(state, flight, left, me):
+            if not await _ended(state, flight, left, me, leads=leads):
                 return call.late(left or 0.0)
             if leads or not flight.lone:
                 return _answer(call, flight, leads=leads)
@@ -58,6 +61,8 @@ def _start(call: Call, flight: Flight, loop: asyncio.AbstractEventLoop, *, behin
     flight.behind = behind
     if behind:
         flight.until = None
+    else:
+        flight.caller = asyncio.current_task(loop)
     flight.task = loop.create_task(_compute(call, flight))
     # Not in the coroutine: of a task that is cancelled before its first step nothing runs.
     flight.task.add_done_callback(lambda _: call.state.drop(flight))
@@ -75,12 +80,20 @@ async def _compute(call: Call, flight: Flight) -> None:
         del flight
 
 
+def _waiting(frame: FrameType) -> Iterator[FrameType]:
+    return frames_of(local_of(frame, "flight").caller)
+
+
+waited_for[_compute.__code__.co_filename] = _compute.__code__, _waiting
+
+
 async def _computed(call: Call, flight: Flight) -> tuple[Any, bool]:
     inside.set(flight.node)
-    if flight.behind:
+    if flight.behind:  # its caller has an answer: he limits nothing, and will not try again
         _deadline.set(None)
+        retried_by.set(None)
     del flight
-    watch, degraded = _degraded.begin(), True
+    watch, degraded = _degraded.begin(call.stack, call.depth), True
     try:
         result = await call.compute()
         call.check(result)
@@ -89,11 +102,13 @@ async def _computed(call: Call, flight: Flight) -> tuple[Any, bool]:
     return result, degraded
 
 
-async def _ended(state: State, flight: Flight, left: float | None, me: Node | None) -> bool:
+async def _ended(state: State, flight: Flight, left: float | None, me: Node | None, *, leads: bool) -> bool:
     """Wait until a flight has ended, or for `left` seconds."""
     try:
         return await _waited(state, flight, left)
     finally:
+        if leads:
+            flight.caller = None
         flight.leave(me)
         del flight
 

@@ -7,7 +7,10 @@ The factory of a shape (signature × policies) is compiled once and reused.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import weakref
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 
@@ -145,7 +148,9 @@ def generate(parts: tuple[Policy, ...], signature: Signature, *, is_async: bool)
     bound += [f"_{name}{at}" for at, part in enumerate(parts) for name in part._bind()]
     lines = [f"def _make({', '.join(bound)}):"]
     if is_async:
-        lines += [f"    {head}", *body.lines, "        return _result", "    return call, call"]
+        # By this name `stack_of` finds the stack.
+        lines += [f"    {head}", *body.lines, "        if 0: _stack", "        return _result"]
+        lines += ["    return call, call"]
         return "\n".join(lines) + "\n"
     # Both versions must close over the same names, or the code of one could not replace that of the other.
     lines += [f"    {head}", *body.lines, "        if 0: _stack", "        return _result", "    fast = call"]
@@ -160,6 +165,17 @@ def _emit(code: Code, parts: tuple[Policy, ...], at: int) -> None:
     else:
         parts[at]._emit(code, at, lambda: _emit(code, parts, at + 1))
 
+
+class _Seen:
+    """Whether any named pipeline of this process retries: until then nobody need be found that does."""
+
+    __slots__ = ("retry",)
+
+    def __init__(self) -> None:
+        self.retry = False
+
+
+seen = _Seen()
 
 _factories: dict[Hashable, Callable[..., tuple[Any, Any]]] = {}
 
@@ -186,6 +202,7 @@ def _compile(source: str, parts: tuple[Policy, ...], end: str) -> Callable[..., 
     kinds = [str(part._shape()[0]) for part in parts]
     # Functions that retry are known by the beginning of their file's name, see `current_attempt`.
     kinds.sort(key=lambda kind: kind != "retry")
+    seen.retry = seen.retry or (end is NAMED and kinds[0] == "retry")
     file = f"{FILE_PREFIX}{'+'.join(kinds)} {next(_serial)}{end}"
     made: dict[str, Any] = {}
     exec(compile(source, file, "exec"), hot, made)  # noqa: S102  # source is ours alone: no text of users is in it
@@ -204,6 +221,9 @@ class Stack:
     """Policies, outermost first, around one function, and the compiled functions of what lies below each."""
 
     __slots__ = ("_below", "_pending", "fn", "name", "parts", "signature")
+
+    # What counts the retries and fallbacks among the policies, by their identity; None where there is no meter.
+    meters: dict[int, Any] | None = None
 
     def __init__(
         self, parts: tuple[Policy, ...], fn: Any, signature: Signature, name: str | None = None
@@ -259,6 +279,7 @@ class Stack:
     def wrap(self) -> Any:
         """Return the decorated function: it checks the results of its first calls, then no longer."""
         wrapper = self.build(whole=True)[0]
+        _remember(wrapper, self.parts)
         self._pending = None if self.is_async else (wrapper, _CHECKED_CALLS)
         return wrapper
 
@@ -285,6 +306,60 @@ class Stack:
         return label_of(self.target(args)) if self.name is None else self.name
 
 
+class MeteredStack(Stack):
+    """A stack with a meter in it; others need no place for one."""
+
+    __slots__ = ("meters",)
+
+    def __init__(
+        self, parts: tuple[Policy, ...], fn: Any, signature: Signature, name: str | None = None
+    ) -> None:
+        super().__init__(parts, fn, signature, name)
+        self.meters = {}
+        nearest = None
+        for part in parts:
+            nearest = part._counts or nearest
+            if nearest is not None:
+                self.meters[id(part)] = nearest
+
+
+def stack(parts: tuple[Policy, ...], fn: Any, signature: Signature, name: str | None = None) -> Stack:
+    """Return the stack of these policies around `fn`."""
+    metered = any(part._counts is not None for part in parts)
+    return (MeteredStack if metered else Stack)(parts, fn, signature, name)
+
+
+_living: list[weakref.ref[Any]] = []
+# Reentrant: the garbage collector may run code that decorates while it is held.
+_lock = threading.RLock()
+
+
+def _remember(call: Any, parts: tuple[Policy, ...]) -> None:
+    """Let `living` find a compiled function if there is state to see in it."""
+    if not any(part._keeps_state() for part in parts):
+        return
+    with _lock:
+        if not len(_living) & (len(_living) - 1):
+            _living[:] = [ref for ref in _living if ref() is not None]
+        _living.append(weakref.ref(call))
+
+
+def _renew_lock() -> None:
+    # In the child of a fork nobody is left to release the old one.
+    global _lock  # noqa: PLW0603  # read where functions are decorated
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def living() -> list[Stack]:
+    """Return the stacks with state of living functions, oldest first; keeps none alive."""
+    found = [stack_of(call) for ref in _living.copy() if (call := ref()) is not None]
+    return [stack for stack in found if stack is not None]
+
+
 def label_of(fn: Any) -> str:
     """Return the full name of a function."""
     label: str | None = getattr(fn, "_holdfast_label", None)
@@ -302,6 +377,11 @@ class Below(Stack):
     def __init__(self, around: Stack, depth: int) -> None:
         super().__init__(around.parts[depth:], around.fn, around.signature, around.name)
         self._around = around
+
+    @property
+    def meters(self) -> dict[int, Any] | None:  # type: ignore[override]
+        """What counts for the policies of the whole stack."""
+        return self._around.meters
 
     @property
     def root(self) -> Stack:
@@ -348,10 +428,12 @@ def decorate(parts: tuple[Policy, ...], fn: Any, name: str | None = None) -> Any
     refuse_target(fn)
     under = stack_of(fn)
     if under is not None:
-        stack = Stack((*parts, *under.parts), under.fn, under.signature, name or under.name)
+        # Usually nobody keeps the function below: it must not keep itself. It goes on checking its results, if called.
+        under._pending = None
+        made = stack((*parts, *under.parts), under.fn, under.signature, name or under.name)
     else:
-        stack = Stack(parts, fn, signature_of(fn), name)
-    return _finish(stack, fn)
+        made = stack(parts, fn, signature_of(fn), name)
+    return _finish(made, fn)
 
 
 _SHOWN = ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__")
@@ -430,7 +512,9 @@ def refuse_target(fn: Any, *, call: bool = False) -> None:
 
 def caller(parts: tuple[Policy, ...], name: str | None, *, is_async: bool) -> Any:
     """Return a function `(fn, *args, **kwargs)` that calls `fn` under `parts`."""
-    return Stack(parts, _invoke_async if is_async else _invoke, CALLER, name).build(whole=True)[0]
+    call = stack(parts, _invoke_async if is_async else _invoke, CALLER, name).build(whole=True)[0]
+    _remember(call, parts)
+    return call
 
 
 def source(parts: tuple[Policy, ...], fn: Any) -> str:

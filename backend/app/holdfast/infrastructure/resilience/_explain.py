@@ -57,6 +57,9 @@ def _warnings(policies: tuple[Policy, ...]) -> list[str]:
         if isinstance(policy, Timeout) and any(isinstance(one, _BREAKERS) for one in policies[at + 1 :]):
             found += _timeout_around(policies, at)
     found += _hedge_around(policies)
+    found += _outside_retry(policies)
+    found += _around_threads(policies)
+    found += _twice(policies)
     found += _fallback_inside(policies)
     found += _chaos_around(policies)
     return found
@@ -119,6 +122,56 @@ def _hedge_around(policies: tuple[Policy, ...]) -> Iterator[str]:
     for at, policy in enumerate(policies):
         if _kind(policy) == "hedge" and any(isinstance(one, Retry) for one in policies[at + 1 :]):
             yield "hedge around a retry: every hedge retries, too; put the hedge inside"
+
+
+def _outside_retry(policies: tuple[Policy, ...]) -> Iterator[str]:
+    """Warn of what should meet each attempt, and meets calls."""
+    for at, policy in enumerate(policies):
+        attempts = [_attempts(one) for one in policies[at + 1 :] if isinstance(one, Retry)]
+        if not attempts or prod(attempts) <= 1:
+            continue
+        if _kind(policy) == "throttle":
+            sees = f"it sees one request for {prod(attempts):g} attempts"
+            yield f"throttle outside a retry: {sees}; put it inside the retry"
+        if _kind(policy) == "concurrency_limit":
+            yield (
+                "concurrency limit outside a retry: the waits between attempts count as latency and hold a place; "
+                "put it inside the retry"
+            )
+
+
+def _around_threads(policies: tuple[Policy, ...]) -> Iterator[str]:
+    """Warn of places that are given back while a thread that was given up works on."""
+    for at, policy in enumerate(policies):
+        inner = [
+            one for one in policies[at + 1 :] if isinstance(one, Timeout) and one.config.sync == "thread"
+        ]
+        if inner and (kind := _kind(policy)) in _PLACES:
+            yield (
+                f"{_PLACES[kind]} around a thread timeout: a worker that is left behind runs on, while its place "
+                f"goes to another call; put the {_PLACES[kind]} inside the timeout"
+            )
+
+
+_PLACES = {"bulkhead": "bulkhead", "concurrency_limit": "concurrency limit"}
+_COUNTING = {**_PLACES, "rate_limit": "rate limit", "rate_limits": "rate limit", "throttle": "throttle"}
+
+
+def _twice(policies: tuple[Policy, ...]) -> Iterator[str]:
+    """Warn of one policy in two places, which it takes for two calls."""
+    for at, policy in enumerate(policies):
+        kind = "circuit breaker" if isinstance(policy, _BREAKERS) else _COUNTING.get(_kind(policy))
+        if kind is None or not any(one is policy for one in policies[:at]):
+            continue
+        yield f"the same {kind} twice: {_of_two(policy, kind)}; keep one of them"
+
+
+def _of_two(policy: Any, kind: str) -> str:
+    if kind not in _PLACES.values():
+        return "it counts every call as two"
+    if policy.limit == 1:
+        return "its one place is taken when the call comes to the second"
+    return "a call takes two places, and calls that hold one each stand in one another's way"
 
 
 def _fallback_inside(policies: tuple[Policy, ...]) -> Iterator[str]:

@@ -102,6 +102,7 @@ class ForeignTries(_tries.Tries):
         if not wanted:
             self._leave(error)
             return None
+        self.remember(error)
         if self.since is None:
             self.since = state.outcome_timestamp
         if config.budget is not None:
@@ -285,7 +286,7 @@ def loop(tries: ForeignTries, call: Any, error: Exception | None, result: Any, *
                 return _end(tries, error, result)
             if delay > 0:
                 tries.sleep(delay)
-            tries.number += 1
+            tries.again()
     finally:
         error = None
         tries.leave()
@@ -311,7 +312,7 @@ async def loop_async(
                 return _end(tries, error, result)
             if delay > 0:
                 await tries.asleep(delay)
-            tries.number += 1
+            tries.again()
     finally:
         error = None
         tries.leave()
@@ -337,14 +338,20 @@ def drive(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Make all attempts of a call, the first one included."""
     attempts = ForeignTries(_retry(stack, at), stack, args, kwargs)
     _tries.deposit(attempts)
-    return loop(attempts, stack.below(at + 1), None, None, ended=False)
+    try:
+        return loop(attempts, stack.below(at + 1), None, None, ended=False)
+    finally:
+        del attempts.state  # it refers to these attempts and to the last error
 
 
 async def drive_async(stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make all attempts of an async call, the first one included."""
     attempts = ForeignTries(_retry(stack, at), stack, args, kwargs)
     _tries.deposit(attempts)
-    return await loop_async(attempts, stack.below(at + 1), None, None, ended=False)
+    try:
+        return await loop_async(attempts, stack.below(at + 1), None, None, ended=False)
+    finally:
+        del attempts.state
 
 
 def resume(
@@ -359,7 +366,11 @@ def resume(
     """Go on after a first attempt that failed or whose result was refused."""
     attempts = ForeignTries(_retry(stack, at), stack, args, kwargs, begun)
     _tries.deposit(attempts)
-    return loop(attempts, stack.below(at + 1), error, result, ended=True)
+    try:
+        return loop(attempts, stack.below(at + 1), error, result, ended=True)
+    finally:
+        # Or the error, its traceback, this frame and the state would keep each other.
+        del error, attempts.state
 
 
 async def resume_async(
@@ -374,7 +385,10 @@ async def resume_async(
     """Go on after a first async attempt that failed or whose result was refused."""
     attempts = ForeignTries(_retry(stack, at), stack, args, kwargs, begun)
     _tries.deposit(attempts)
-    return await loop_async(attempts, stack.below(at + 1), error, result, ended=True)
+    try:
+        return await loop_async(attempts, stack.below(at + 1), error, result, ended=True)
+    finally:
+        del error, attempts.state
 
 
 hot.update(_drive=drive, _drive_async=drive_async, _resume_foreign=resume, _resume_foreign_async=resume_async)

@@ -10,7 +10,7 @@ from holdfast.infrastructure.resilience.errors import ConfigurationError, Fault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn, Self
+    from typing import Any, NoReturn, Self, TypeGuard
 
 # Whole numbers beyond it cannot become a float.
 _LARGEST = sys.float_info.max
@@ -128,3 +128,52 @@ class Faults:
 def _span(low: float, high: float, *, above: bool) -> str:
     start = f"above {low:.12g}" if above else f"from {low:.12g}"
     return start if high == float("inf") else f"{start} to {high:.12g}"
+
+
+def is_target(value: object) -> bool:
+    """Return whether a value is what one decorates, where a setting could stand."""
+    return callable(value) or isinstance(value, (staticmethod, classmethod))
+
+
+def refuse_bare(value: object, usage: str) -> None:
+    """Raise TypeError where a decorator that cannot do without a setting was given the function instead."""
+    if is_target(value):
+        name = usage.partition("(")[0]
+        what = getattr(value, "__qualname__", None) or repr(value)
+        raise TypeError(f"{name} needs a setting, and was given {what} in its place: write {usage}")
+
+
+def refuse_copy(kind: str) -> NoReturn:
+    """Raise TypeError for what cannot have a copy with a state of its own."""
+    raise TypeError(
+        f"a {kind} is shared state and cannot be copied or pickled: share this one, and make one in each process"
+    )
+
+
+def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Return whether a value is a dict, of whatever."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Return whether a value is a list or a tuple, of whatever."""
+    return isinstance(value, (list, tuple))
+
+
+class FrozenDict(dict[str, "Any"]):
+    """A mapping from text that cannot change: hashable if its values are, picklable, and JSON as any dict is."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("this mapping is part of a frozen object: make a changed copy, dict(…), instead")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Hash the items, in any order."""
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle as the items."""
+        return FrozenDict, (dict(self),)

@@ -17,14 +17,15 @@ from math import inf
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
 from holdfast.infrastructure.resilience._compile import GIL
-from holdfast.infrastructure.resilience.deadline import current_deadline
+from holdfast.infrastructure.resilience._frozen import refuse_copy
+from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.errors import RateLimitedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Hashable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from holdfast.infrastructure.resilience.clock import Clock
     from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
@@ -207,6 +208,7 @@ class Gate:
     It admits what arrives at most `reach` seconds before its theoretical arrival time.
     """
 
+    kind = "RateLimit"
     __slots__ = ("config", "interval", "lines", "lock", "longest", "reach", "rejected", "tat", "tolerance")
 
     def __init__(self, config: RateLimitConfig) -> None:
@@ -216,6 +218,10 @@ class Gate:
         self.rejected = 0
         self.longest = 0.0
         self.set(config, NEVER, NEVER, 0.0)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: there is one for all who share it."""
+        refuse_copy(self.kind)
 
     def set(self, config: RateLimitConfig, seen: float, tat: float, longest: float) -> bool:
         """Take over the settings, and `tat` in place of `seen`, all at once; do nothing if `seen` is outdated."""
@@ -293,10 +299,10 @@ class Gate:
         tat, ahead = self._state(key, seen, now)
         return decide(max(tat, now) + ahead * self.interval, now, self.interval, self.tolerance)
 
-    def _may_wait(self, wait: float, now: float, deadline: float | None) -> bool:
+    def _may_wait(self, wait: float, left: float | None) -> bool:
         if wait > self.config.max_wait + rounding(self.interval):
             return False
-        return wait == 0 or deadline is None or wait < deadline - now
+        return wait == 0 or left is None or wait < left
 
     def _join(self, key: Hashable, waiter: Waiter, seen: float, now: float, wait: float) -> bool:
         """Put a waiter at the end; do nothing if `seen`, on which that was decided, is outdated."""
@@ -363,39 +369,42 @@ class Gate:
 
     def passes(self, key: Hashable) -> bool:
         """Admit a call if that takes no more than a look; generated code does the same in its own lines."""
+        if not PLAIN:
+            return self.passes_locked(key)
         clock = self.config.clock
         now = ambient.monotonic() if clock is None else clock.monotonic()
-        if not PLAIN:
-            with self.lock:
-                return self._pass(now)
         tat = self.tat
         if tat - now > self.reach:
             return False
         self.tat = (tat if tat > now else now) + self.interval  # noqa: FURB136  # a call would let others in
         return True
 
-    def _pass(self, now: float) -> bool:
-        if self.tat - now > self.reach:
-            return False
-        self.tat = max(self.tat, now) + self.interval
+    def passes_locked(self, key: Hashable) -> bool:
+        """Do as `passes` does, under the lock."""
+        now = self.now()
+        with self.lock:
+            tat = self.read(key)
+            if tat - now > self.reach:
+                return False
+            self.write(key, max(tat, now) + self.interval, now)
         return True
 
     def enter(self, key: Hashable, waiter: Waiter) -> float:
         """Admit a call (0), put it into the line (the seconds it will wait), or refuse it (the seconds it would)."""
-        deadline = current_deadline()
+        left = remaining()
         with self.lock:
-            wait = self._enter(key, waiter, deadline)
+            wait = self._enter(key, waiter, left)
             while wait is None:
-                wait = self._enter(key, waiter, deadline)
+                wait = self._enter(key, waiter, left)
             return wait
 
-    def _enter(self, key: Hashable, waiter: Waiter, deadline: float | None) -> float | None:
+    def _enter(self, key: Hashable, waiter: Waiter, left: float | None) -> float | None:
         """Do as `enter` does; None if somebody was admitted without the lock meanwhile."""
         seen, now = self.read(key), self.now()
         after, wait = self._ask(key, seen, now)
         if wait == 0 and key not in self.lines:
             return wait if self.swap(key, seen, after, now) else None
-        if self._may_wait(wait, now, deadline):
+        if self._may_wait(wait, left):
             waiter.begun = now
             return wait if self._join(key, waiter, seen, now, wait) else None
         self.rejected += 1
@@ -493,6 +502,7 @@ class Gate:
 class KeyedGate(Gate):
     """State of a family: `tats` holds one float per key, and generated code reads and writes it under `lock`."""
 
+    kind = "RateLimits"
     __slots__ = ("idle", "max_keys", "swept", "tats")
 
     def __init__(self, config: RateLimitConfig, max_keys: int, idle: float) -> None:
@@ -517,15 +527,7 @@ class KeyedGate(Gate):
         self.write(line.key, SHUT, now)
         return True
 
-    def passes(self, key: Hashable) -> bool:
-        """Admit a call if that takes no more than a look."""
-        now = self.now()
-        with self.lock:
-            tat = self.read(key)
-            if tat - now > self.reach:
-                return False
-            self.write(key, max(tat, now) + self.interval, now)
-        return True
+    passes = Gate.passes_locked
 
     def read(self, key: Hashable) -> float:
         """Return the theoretical arrival time of a key without a line."""

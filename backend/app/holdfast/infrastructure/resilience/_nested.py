@@ -1,7 +1,8 @@
 """Retries inside retries: in named pipelines the outermost one retries, and the others leave it to that one.
 
 An outer retry is looked for only when a call has failed: up the call stack, where generated functions of named
-pipelines are known by their file's name, and in the context, which reaches into tasks, threads and requests.
+pipelines are known by their file's name, from there on up the stack of whoever waits for a task or thread of ours,
+and in the context, which reaches into tasks, threads and requests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from holdfast.infrastructure.resilience._compile import FILE_PREFIX, NAMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
+    from asyncio import Task
+    from collections.abc import Callable, Iterable, Iterator
+    from types import CodeType, FrameType
+    from typing import Any
 
     from holdfast.infrastructure.resilience._compile import Stack
 
@@ -40,43 +44,63 @@ def _by() -> object:
     return None if mark is None or mark.over else mark.by
 
 
-_told: set[str] = set()
+# By the file of a function that a task or thread of ours begins with: its code, and who gives the frames of those
+# that wait for the end of the call in such a frame. Not by the code, whose hash takes long.
+waited_for: dict[str, tuple[CodeType, Callable[[FrameType], Iterable[FrameType | None]]]] = {}
 
 
-def outermost(stack: Stack, *, named: bool) -> bool:
-    """Return whether no other stack's retry is around the one that asks; `named`: only named pipelines count."""
-    if named and _by() not in {None, stack.root}:
-        return False
-    own = 1 + stack.levels
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_RETRYING):
-            own -= 1
-            if own < 0 and (not named or file.endswith(NAMED)):
-                return False
-        frame = frame.f_back
-    return True
+def outermost(stack: Stack) -> bool:
+    """Return whether no other named pipeline's retry is around the one that asks, whose pipeline has a name."""
+    return _by() in {None, stack.root} and _retries(sys._getframe(1), 2) < 2  # noqa: PLR2004  # its own is one
 
 
 def is_retried(*, own: int = 0) -> bool:
     """Return whether a retry of a named pipeline is around the caller, besides `own` ones that do not count."""
-    if _by() is not None:
-        return True
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    return _by() is not None or _retries(sys._getframe(1), own + 1) > own
+
+
+def _retries(frame: FrameType | None, most: int) -> int:
+    """Count the calls of named pipelines that retry, up to `most` of them."""
+    found = 0
+    while frame is not None and found < most:
         file = frame.f_code.co_filename
-        if file.startswith(_RETRYING) and file.endswith(NAMED):
-            own -= 1
-            if own < 0:
-                return True
+        if file.startswith(_RETRYING):
+            found += file.endswith(NAMED)
+        elif file in waited_for:
+            code, waiting = waited_for[file]
+            if code is frame.f_code:
+                found += sum(_retries(one, most) for one in waiting(frame))
         frame = frame.f_back
-    return False
+    return found
+
+
+def local_of(frame: FrameType, name: str) -> Any:
+    """Return a local variable of a frame."""
+    found = frame.f_locals
+    value = found[name]
+    if type(found) is dict:
+        # Before Python 3.13 the frame keeps this copy of all its variables, deleted ones included: they would close
+        # circles with the error whose traceback has the frame.
+        found.clear()
+    return value
+
+
+def frames_of(task: Task[Any] | None) -> Iterator[FrameType]:
+    """Yield the frames of a task that waits, as far as its awaitables show them; those of a running one are seen."""
+    awaited: Any = None if task is None else task.get_coro()
+    while awaited is not None and not getattr(awaited, "cr_running", False):
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+
+
+_told: set[str] = set()
 
 
 def tell(stack: Stack, name: str, attempts: int) -> None:
     """Report, once for each function, that its attempts were multiplied by those of a retry around it."""
-    if name in _told or len(_told) >= _MAX_TOLD or outermost(stack, named=False):
+    if name in _told or len(_told) >= _MAX_TOLD or not _is_within(stack):
         return
     _told.add(name)
     if bus.entries:
@@ -89,3 +113,13 @@ def tell(stack: Stack, name: str, attempts: int) -> None:
         name,
         attempts,
     )
+
+
+def _is_within(stack: Stack) -> bool:
+    """Return whether any retry is up the call stack, besides the asking one."""
+    own = 1 + stack.levels
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and own >= 0:
+        own -= frame.f_code.co_filename.startswith(_RETRYING)
+        frame = frame.f_back
+    return own < 0

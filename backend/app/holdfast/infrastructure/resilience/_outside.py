@@ -7,7 +7,7 @@ of a closed breaker costs no round trip. Where it cannot be reached the breaker 
 from __future__ import annotations
 
 from holdfast.infrastructure.resilience._breaker import CLOSED, HALF_OPEN, OPEN
-from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit, log_once
+from holdfast.infrastructure.resilience._bus import GOES_ON, bus, callback_failed, emit, log_once
 from holdfast.infrastructure.resilience.clock import current_clock
 from holdfast.infrastructure.resilience.states import CircuitState
 
@@ -53,6 +53,20 @@ class Outside:
             self._storage = storage._attach(breaker._machine)
         elif storage is not None:
             self._storage = Storage(storage, breaker.name)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether only async functions can wait for the storage."""
+        return self._storage is not None and self._storage.awaited
+
+    def refuse_sync(self, name: str) -> None:
+        """Raise TypeError if a sync function could not wait for the storage."""
+        if self.awaited:
+            raise TypeError(
+                f"breaker {name!r} shares its state through an async client, which a sync function cannot await: "
+                "give its storage a sync client or a URL, which serve async functions too, or write `async def`, "
+                "`async with`"
+            )
 
     def before(self, machine: Machine, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Tell the listeners that a call begins."""
@@ -103,6 +117,9 @@ class Outside:
 
         CircuitOpenError if it refuses.
         """
+        if self.awaited:
+            permit.neutral()
+            self.refuse_sync(machine.name)
         for _ in range(_ASKED):
             question = self._question(permit)
             if question is None:
@@ -176,11 +193,20 @@ class Storage:
 
     __slots__ = ("_asked", "_dirty", "_name", "_storage")
 
+    awaited = False
+
     def __init__(self, storage: Any, name: str) -> None:
         self._storage = storage
         self._name = name
         self._asked = float("-inf")
         self._dirty = False
+
+    def _tell(self, method: str) -> None:
+        def tell() -> None:
+            # The look for the method, too, may be what fails: storages are proxies at times.
+            getattr(self._storage, method)()
+
+        self._try(tell)
 
     def _try(self, action: Callable[[], Any]) -> Any:
         try:
@@ -188,19 +214,19 @@ class Storage:
         except Exception as error:  # a storage that is down must not take the service down
             if bus.entries:
                 emit("StorageFailed", self._name, error=error)
-            log_once(f"storage of {self._name!r}", error)
+            log_once(f"storage of {self._name!r}", error, GOES_ON)
             return None
 
     def succeeded(self) -> None:
         """Forget the shared failures, if there may be any."""
         if self._dirty:
             self._dirty = False
-            self._try(self._storage.reset_counter)
+            self._tell("reset_counter")
 
     def failed(self, machine: Machine, change: Change | None) -> Change | None:
         """Share one failure; return the change, which may come from what all processes have had together."""
         self._dirty = True
-        self._try(self._storage.increment_counter)
+        self._tell("increment_counter")
         if change is not None:
             return change
         shared = self._try(lambda: int(self._storage.counter)) or 0
@@ -211,12 +237,19 @@ class Storage:
         """Confirm nothing: each process probes for itself."""
 
     def probed(self, permit: Permit, change: Change | None, now: float, *, failed: bool | None) -> None:
-        """Share nothing but the state that follows."""
+        """Share the outcome, for those who look: the state that follows is each process's own finding."""
+        if failed:
+            self._dirty = True
+            self._tell("increment_counter")
+        elif failed is not None:
+            self._dirty = False
+            self._tell("reset_counter")
+            self._tell("increment_success_counter")
 
     def forget(self) -> None:
         """Forget the shared failures."""
         self._dirty = False
-        self._try(self._storage.reset_counter)
+        self._tell("reset_counter")
 
     def changed(self, machine: Machine, change: Change) -> None:
         """Share a new state."""

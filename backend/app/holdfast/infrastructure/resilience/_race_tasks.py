@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from asyncio import Task, get_running_loop, wait
+from asyncio import Task, current_task, get_running_loop, wait
 from contextvars import copy_context
 
-from holdfast.infrastructure.resilience._race import Race, clock_of
+from holdfast.infrastructure.resilience._ambient import ambient
+from holdfast.infrastructure.resilience._compile import seen
+from holdfast.infrastructure.resilience._nested import frames_of, local_of, waited_for
+from holdfast.infrastructure.resilience._race import Race
 from holdfast.infrastructure.resilience._timers import Entry, queue
 from holdfast.infrastructure.resilience._tries import attempt_number
 from holdfast.infrastructure.resilience.retry import current_attempt
@@ -13,11 +16,13 @@ from holdfast.infrastructure.resilience.retry import current_attempt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from types import FrameType
     from typing import Any
 
     from holdfast.infrastructure.resilience._compile import Stack
     from holdfast.infrastructure.resilience._race import Outcome
+    from holdfast.infrastructure.resilience._timers import Queue
     from holdfast.infrastructure.resilience.hedge import Hedge
 
 # Nobody waits longer for cancelled attempts to end, seconds.
@@ -32,7 +37,7 @@ strays: set[Task[None]] = set()
 class Field(Entry):
     """The tasks of one call, the outcomes that nobody has looked at, and the alarm for the next hedge."""
 
-    __slots__ = ("args", "call", "ended", "kwargs", "loop", "over", "running", "waiter")
+    __slots__ = ("args", "call", "caller", "ended", "kwargs", "loop", "over", "running", "waiter")
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Field(Entry):
     ) -> None:
         self.loop = loop
         self.call = call
+        self.caller = current_task(loop) if seen.retry else None
         self.args = args
         self.kwargs = kwargs
         self.ended: list[Outcome] = []
@@ -61,15 +67,6 @@ class Field(Entry):
         context.run(attempt_number.set, (current_attempt(), 0))
         self.running[number] = self.loop.create_task(attempt, context=context)
 
-    def arm(self, seconds: float) -> None:
-        """Wake the caller after `seconds` unless an outcome does."""
-        timers = queue(self.loop, seconds)
-        when = self.when = timers.time() + seconds
-        entries = self.entries = timers.entries
-        entries[self] = None
-        if timers.handle is None:
-            timers.set(when)
-
     def disarm(self) -> None:
         """Cancel the alarm, if it has not gone off."""
         self.entries.pop(self, None)
@@ -83,7 +80,7 @@ class Field(Entry):
         """Wait for an outcome, or until the next hedge is due."""
         self.waiter = self.loop.create_future()
         if race.left:
-            self.arm(race.after)
+            _arm(self, queue(self.loop, race.after))
         try:
             await self.waiter
         finally:
@@ -105,6 +102,7 @@ class Field(Entry):
     def cancel(self) -> set[Task[None]]:
         """Cancel what still runs; return what is to be waited for."""
         self.over = True
+        self.caller = None
         self.disarm()
         self.ended.clear()
         if self.loop.is_closed():  # the caller is being closed, by the garbage collector
@@ -118,17 +116,33 @@ class Field(Entry):
 async def _attempt(
     field: Field, number: int, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
-    result, failed = None, None
     try:
-        result = await call(*args, **kwargs)
+        outcome: Outcome = number, await call(*args, **kwargs), None
     except GeneratorExit:
         raise
     except BaseException as error:  # the caller's to judge and to raise
-        failed = error
+        outcome = number, None, error
     if not field.over:
-        field.ended.append((number, result, failed))
-        field.expire()
-    del failed  # or error, traceback and this frame would keep each other
+        field.ended.append(outcome)
+        waiter = field.waiter
+        if not waiter.done():
+            waiter.set_result(None)
+    del outcome  # or error, traceback and this frame would keep each other
+
+
+def _arm(field: Field, timers: Queue) -> None:
+    """Wake the caller when the timers' time is over, unless an outcome does."""
+    field.when, field.entries = timers.time() + timers.seconds, timers.entries
+    field.entries[field] = None
+    if timers.handle is None:
+        timers.set(field.when)
+
+
+def _waiting(frame: FrameType) -> Iterator[FrameType]:
+    return frames_of(local_of(frame, "field").caller)
+
+
+waited_for[_attempt.__code__.co_filename] = _attempt.__code__, _waiting
 
 
 async def _settle(losers: set[Task[None]]) -> None:
@@ -146,23 +160,35 @@ async def _settle(losers: set[Task[None]]) -> None:
 
 async def run(policy: Hedge, stack: Stack, at: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call what lies below, and again while it is slow or fails; return or raise what comes first."""
-    after, estimate = policy._tally.first, policy._tally.estimate
-    if estimate is not None and estimate.value is not None:
-        after = estimate.value
-    now = clock_of(policy)
-    field = Field(get_running_loop(), stack.below(at + 1), args, kwargs)
-    began = now()
-    field.arm(after)
+    tally = policy._tally
+    estimate = tally.estimate
+    after = tally.first if estimate is None or estimate.value is None else estimate.value
+    now = ambient.monotonic if policy._config.clock is None else policy._config.clock.monotonic
+    call = stack.fn if at + 1 == len(stack.parts) else stack.below(at + 1)
+    loop = get_running_loop()
+    field, timers = Field(loop, call, args, kwargs), queue(loop, after)
+    # In place of `_arm`: where the timers' clock is the policy's, one reading serves both.
+    time, entries = timers.time, timers.entries
+    start = time()
+    field.when, field.entries = start + after, entries
+    entries[field] = None
+    if timers.handle is None:
+        timers.set(field.when)
+    began = start if time is now else now()
     race = None
     try:
-        field.start(0)
+        if attempt_number.get() == _OUTSIDE:
+            field.running[0] = loop.create_task(_attempt(field, 0, call, args, kwargs))
+        else:
+            field.start(0)
         await field.waiter
-        field.entries.pop(field, None)
-        if policy._plain and field.ended and field.ended[0][2] is None:
+        entries.pop(field, None)
+        ended = field.ended
+        if ended and policy._plain and ended[0][2] is None:
             # The straight line: the first call succeeded in time, and nobody has anything to say about it.
             if estimate is not None:
                 estimate.add(now() - began)
-            return field.ended[0][1]
+            return ended[0][1]
         race = Race(policy, stack, at, args, after, began)
         while not race.advance(field):
             await field.rest(race)

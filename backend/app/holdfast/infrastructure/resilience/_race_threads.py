@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from contextvars import ContextVar
 from holdfast.infrastructure.resilience import _threads
 from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._bus import bus, emit
-from holdfast.infrastructure.resilience._compile import CALLER, GENERIC, Stack
+from holdfast.infrastructure.resilience._compile import CALLER, GENERIC, Below, Stack
 from holdfast.infrastructure.resilience._race import Race, clock_of
 from holdfast.infrastructure.resilience._tries import attempt_number
 from holdfast.infrastructure.resilience.retry import current_attempt
@@ -17,6 +18,7 @@ from holdfast.infrastructure.resilience.retry import current_attempt
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import FrameType
     from typing import Any
 
     from holdfast.infrastructure.resilience._race import Outcome
@@ -44,6 +46,7 @@ class Attempt(_threads.Job):
 
     def __init__(self, field: Field) -> None:
         super().__init__(field.call, field.args, field.kwargs)
+        self.caller = field.caller
         self.done = field.event
         self.seen = False
         self.ticket = Ticket(_ticket.get())
@@ -91,7 +94,8 @@ def _below(stack: Stack, at: int) -> Any:
     # Depths are not negative: there is room beside them.
     found = stack._below.get(~at)
     if found is None:
-        rest = Stack(stack.parts[at + 1 :], _guarded(stack.fn), GENERIC, stack.name)
+        rest = Below(stack, at + 1)
+        rest.fn, rest.signature = _guarded(stack.fn), GENERIC
         found = stack._below[~at] = rest.build()[1]
     return found
 
@@ -99,7 +103,7 @@ def _below(stack: Stack, at: int) -> Any:
 class Field:
     """The jobs of one call, and the outcomes that nobody has looked at."""
 
-    __slots__ = ("args", "call", "clock", "ended", "event", "kwargs", "lane", "number", "running")
+    __slots__ = ("args", "call", "caller", "clock", "ended", "event", "kwargs", "lane", "number", "running")
 
     def __init__(
         self, policy: Hedge, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -109,6 +113,7 @@ class Field:
         self.call = call
         self.args = args
         self.kwargs = kwargs
+        self.caller: FrameType | None = None
         self.event = threading.Event()
         self.ended: deque[int] = deque()
         self.running: dict[int, Attempt] = {}
@@ -157,6 +162,7 @@ class Field:
 
     def leave(self, race: Race) -> None:
         """Stop waiting for what still runs."""
+        self.caller = None  # it would close a circle
         for attempt in self.running.values():
             attempt.ticket.lost = True
             if self.lane.give_up(attempt):
@@ -177,6 +183,7 @@ def run(policy: Hedge, stack: Stack, at: int, args: tuple[Any, ...], kwargs: dic
     field = Field(policy, call, packed, kwargs)
     if not field.reserve():
         return _alone(race, stack.below(at + 1), args, kwargs)
+    field.caller = sys._getframe()
     try:
         field.start(0)
         field.rest(race)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from queue import Empty, SimpleQueue
 
 from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._bus import bus, emit
+from holdfast.infrastructure.resilience._nested import local_of, waited_for
 from holdfast.infrastructure.resilience._tries import attempt_number
 from holdfast.infrastructure.resilience.deadline import _deadline, _Scope, _tighter
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded
@@ -21,7 +23,7 @@ from holdfast.infrastructure.resilience.timeout import _exceeded, _now, _throw, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import CodeType, FrameType
     from typing import Any, NoReturn
 
@@ -75,13 +77,28 @@ _BOOKS = frozenset(
 class Job:
     """One call for a worker, and what came of it. Its flags change under the pool's lock."""
 
-    __slots__ = ("abandoned", "args", "context", "done", "ended", "error", "fn", "kwargs", "placed", "result")
+    __slots__ = (
+        "abandoned",
+        "args",
+        "caller",
+        "context",
+        "done",
+        "ended",
+        "error",
+        "fn",
+        "kwargs",
+        "placed",
+        "result",
+    )
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
         self.context = copy_context()
+        # The frame that waits, as long as it does. Asking for the frames of all threads could lock up a process whose
+        # garbage collector runs meanwhile, until Python 3.12.
+        self.caller: FrameType | None = None
         self.done = threading.Event()
         self.placed = self.ended = self.abandoned = False
         self.result: Any = None
@@ -102,6 +119,13 @@ class Job:
             raise self.error
         finally:
             self.error = None  # it would close a circle: error, traceback, this job
+
+
+def _waiting(frame: FrameType) -> Iterator[FrameType | None]:
+    yield local_of(frame, "self").caller
+
+
+waited_for[Job.run.__code__.co_filename] = Job.run.__code__, _waiting
 
 
 class Pool:
@@ -195,6 +219,7 @@ class Lane:
 
     def run(self, job: Job, clock: Clock, seconds: float) -> bool:
         """Run a job in a worker and wait for it; return whether it ended within `seconds`."""
+        job.caller = sys._getframe()
         try:
             self.submit(job)
             return clock.wait(job.done, seconds) or not self.give_up(job)
@@ -206,6 +231,7 @@ class Lane:
         """Hand over what came of a job; return the next one, without which the worker is idle."""
         with self.pool.lock:
             job.ended = True
+            job.caller = None
             if job.abandoned:
                 self.pool.abandoned -= 1
                 job.result = job.error = None
@@ -218,6 +244,7 @@ class Lane:
     def give_up(self, job: Job) -> bool:
         """Stop waiting for a job; return False if it has ended meanwhile."""
         with self.pool.lock:
+            job.caller = None
             if job.ended:
                 return False
             if job in self.waiting:

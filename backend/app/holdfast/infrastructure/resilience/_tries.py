@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from holdfast.infrastructure.resilience import _nested
+from holdfast.infrastructure.resilience import _degraded, _nested
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit
 from holdfast.infrastructure.resilience.backoff import Backoff
@@ -16,6 +16,7 @@ from holdfast.infrastructure.resilience.classify import (
     retry_after,
 )
 from holdfast.infrastructure.resilience.deadline import _deadline
+from holdfast.infrastructure.resilience.errors import CallRejectedError
 from holdfast.infrastructure.resilience.randomness import current_random
 
 TYPE_CHECKING = False
@@ -45,9 +46,11 @@ class Tries:
         "_outside",
         "args",
         "config",
+        "counts",
         "delay",
         "judge",
         "kwargs",
+        "last",
         "number",
         "refunds",
         "since",
@@ -63,10 +66,13 @@ class Tries:
         self.args = args
         self.kwargs = kwargs
         self.number = 1
+        self.last: Exception | None = None
         self.delay = 0.0
         self.since: float | None = None
         self.refunds: bool | None = None
         self._outside: Token[_nested.Mark | None] | None = None
+        meters = None if stack is None else stack.meters
+        self.counts = None if meters is None else meters.get(id(retry))
 
     def sleep(self, seconds: float) -> None:
         """Wait before a retry; one that is interrupted was not made, and is not paid for where budgets refund."""
@@ -87,6 +93,14 @@ class Tries:
     def _refund(self) -> None:
         if self.config.budget is not None and self.refunds is not None:
             self.config.budget.refund(throttled=self.refunds)
+
+    def again(self) -> None:
+        """Begin with the next attempt: the one before does not answer."""
+        if self.counts is not None:
+            self.counts.retry(self.number)
+        self.number += 1
+        if self.stack is not None:
+            _degraded.forget(self.stack)
 
     def now(self) -> float:
         """Read the clock."""
@@ -109,6 +123,7 @@ class Tries:
         if verdict is PERMANENT:
             self._leave(error)
             return None
+        self.remember(error)
         if self.since is None:
             self.since = self.now()
         config = self.config
@@ -138,15 +153,26 @@ class Tries:
         """
         if self.number > 1 or self.stack is None or self.stack.name is None:
             return False
-        if not self.config.nested and not _nested.outermost(self.stack, named=True):
+        if not self.config.nested and not _nested.outermost(self.stack):
             self.give_up("a retry around this one goes on", error)
             return True
         self._mark = _nested.Mark(self.stack.root)
         self._outside = _nested.retried_by.set(self._mark)
         return False
 
+    def remember(self, error: Exception | None) -> None:
+        """Keep the last error that was not a refusal of a policy below."""
+        if error is not None and not isinstance(error, CallRejectedError):
+            self.last = error
+
+    def explain(self, error: Exception | None) -> None:
+        """Let a refusal that ends the retries say which error came before it."""
+        if self.last is not None and isinstance(error, CallRejectedError) and error.__cause__ is None:
+            error.__cause__ = self.last
+
     def leave(self) -> None:
         """Put back what the context said before the retries."""
+        self.last = None  # its traceback leads to a frame that has these attempts
         if self._outside is not None:
             self._mark.over = True
             restore(_nested.retried_by, self._outside)
@@ -222,6 +248,7 @@ class Tries:
     def give_up(self, reason: str, error: Exception | None) -> None:
         """Say on the error, and to subscribers, how many attempts there were and why there are no more."""
         elapsed = 0.0 if self.since is None else self.now() - self.since
+        self.explain(error)
         if error is not None and len(getattr(error, "__notes__", ())) < _MAX_NOTES:
             many = "attempt" if self.number == 1 else "attempts"
             _add_note(
@@ -292,7 +319,7 @@ def loop(tries: Tries, call: Callable[..., Any], error: Exception | None, result
                 return end(error, result)
             if delay > 0:
                 tries.sleep(delay)
-            tries.number += 1
+            tries.again()
             try:
                 result, error = call(*args, **kwargs), None
             except Exception as raised:  # judged above, and raised again if it is final
@@ -319,7 +346,10 @@ def resume(
     retry: Any = stack.parts[at]
     tries = Tries(retry, stack, args, kwargs)
     deposit(tries)
-    return loop(tries, stack.below(at + 1), error, result)
+    try:
+        return loop(tries, stack.below(at + 1), error, result)
+    finally:
+        del error  # or the first error, if it is final, its traceback and this frame would keep each other
 
 
 def resume_plain(
@@ -336,24 +366,30 @@ def resume_plain(
         plain = retry._judge(error) is TRANSIENT
     except Exception:  # a classifier that was registered for a library: `decide` reports it
         plain = False
-    if not plain or bus.entries or stack.name is not None or _deadline.get() is not None:
-        return resume(stack, at, error, result, args, kwargs)
+    alone = stack.name is None and stack.meters is None
+    if not plain or bus.entries or not alone or _deadline.get() is not None:
+        try:
+            return resume(stack, at, error, result, args, kwargs)
+        finally:
+            del error
     since = ambient.monotonic()
     delay = retry._config.wait.delay(1, 0.0, retry._config.random)
     if delay > 0:
         ambient.clock.sleep(delay)
+    _degraded.forget(stack)
     call = stack.fn if at + 1 == len(stack.parts) else stack.below(at + 1)
     try:
         return call(*args, **kwargs)
     except Exception as raised:  # judged in the loop, and raised again if it is final
-        error = raised
+        first, error = error, raised
     try:
-        return loop(_second(Tries(retry, stack, args, kwargs), since, delay), call, error, None)
+        return loop(_second(Tries(retry, stack, args, kwargs), first, since, delay), call, error, None)
     finally:
-        del error
+        del error, first
 
 
-def _second(tries: Tries, since: float, delay: float) -> Tries:
+def _second(tries: Tries, first: Exception, since: float, delay: float) -> Tries:
+    tries.remember(first)
     tries.number, tries.since, tries.delay = 2, since, delay
     return tries
 
@@ -387,7 +423,7 @@ async def resume_async(
                 return end(error, result)
             if delay > 0:
                 await tries.asleep(delay)
-            tries.number += 1
+            tries.again()
             attempt_number.set((tries.number, 0))
             try:
                 result, error = await call(*args, **kwargs), None

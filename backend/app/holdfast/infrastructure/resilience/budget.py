@@ -7,7 +7,7 @@ import threading
 from math import expm1
 
 from holdfast.infrastructure.resilience._ambient import ambient
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_copy
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted
 
@@ -97,10 +97,24 @@ class RetryBudget:
             self._kind.absorb(self)
             return self._floor + self._tokens
 
+    def _peek(self) -> float:
+        """Return the tokens and leave what is pending alone: what it is worth depends on when it is absorbed."""
+        copy = RetryBudget.__new__(RetryBudget)
+        with _locks[self._stripe]:
+            for slot in ("_floor", "_last", "_pending", "_tokens"):
+                setattr(copy, slot, getattr(self, slot))
+            self._kind.absorb(copy)
+        return copy._floor + copy._tokens
+
     @property
     def share(self) -> float:
         """Retries per first attempt that a lasting outage is granted, `min_per_second` aside."""
         return self._kind.share
+
+    @property
+    def capacity(self) -> float | None:
+        """The most tokens that it can hold (`aws`, `grpc`); None where first attempts decide that."""
+        return self._kind.capacity
 
     @property
     def counts_successes(self) -> bool:
@@ -151,9 +165,7 @@ class RetryBudget:
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a copy would be a second budget."""
-        raise TypeError(
-            "a RetryBudget is shared state and cannot be copied or pickled: make one in each process"
-        )
+        refuse_copy("RetryBudget")
 
 
 class _Kind(Frozen):
@@ -165,6 +177,11 @@ class _Kind(Frozen):
     counts_successes: bool = True
     minds_failures: bool = False
     rewards_retries: bool = False
+
+    @property
+    def capacity(self) -> float | None:
+        """The most tokens that a budget holds, if there is one."""
+        return None
 
     def start(self, budget: RetryBudget) -> None:
         """Fill the budget as a new one is filled."""
@@ -247,6 +264,10 @@ class _Quota(_Kind):
     def __init__(self, tokens: float) -> None:
         self._set(tokens=tokens)
 
+    @property
+    def capacity(self) -> float:
+        return self.tokens
+
     def price(self, *, throttled: bool) -> int:
         return self.THROTTLED_PRICE if throttled else self.PRICE
 
@@ -281,6 +302,10 @@ class _Throttle(_Kind):
 
     def __init__(self, tokens: float, token_ratio: float) -> None:
         self._set(tokens=tokens, token_ratio=token_ratio)
+
+    @property
+    def capacity(self) -> float:
+        return self.tokens
 
     def start(self, budget: RetryBudget) -> None:
         budget._tokens = self.tokens

@@ -6,7 +6,7 @@ from math import inf
 
 from holdfast.infrastructure.resilience import _bulkhead
 from holdfast.infrastructure.resilience._bus import bus, emit
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_bare
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
 
@@ -166,6 +166,9 @@ class Bulkhead(Policy):
         """Give a place back: they are all alike."""
         self._gate.places.give()
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         return ("bulkhead", _bulkhead.PLAIN)
 
@@ -208,4 +211,5 @@ def bulkhead(
     clock: Clock | None = None,
 ) -> Bulkhead:
     """Return a `Bulkhead`, to decorate with or as a `with` / `async with` block."""
+    refuse_bare(limit, "@bulkhead(10)")
     return Bulkhead(limit, queue=queue, max_wait=max_wait, name=name, clock=clock)

@@ -7,7 +7,7 @@ from holdfast.infrastructure.resilience._cache import State
 from holdfast.infrastructure.resilience._cache_calls import fill
 from holdfast.infrastructure.resilience._cache_keys import source_of_key
 from holdfast.infrastructure.resilience._compile import is_async_function
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_bare
 from holdfast.infrastructure.resilience.classify import _check_errors
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
@@ -144,7 +144,8 @@ class Cache(Policy):
     At most `max_entries`, the one used least lately goes first. Calls of one key made at the same time become one
     (async: on each event loop). Within `stale_if_error` seconds past its time an old result answers for errors of `on`
     (None: transient ones and rejections); within `stale_while_revalidate` it answers at once while one call refreshes
-    it. Degraded results are not kept. Safe to share between threads and tasks.
+    it, again after a pause if that fails: 1 s, doubled each time, at most 30 s and `ttl`. Degraded results are not
+    kept. Safe to share between threads and tasks.
     """
 
     __slots__ = ("_state",)
@@ -223,6 +224,9 @@ class Cache(Policy):
         config = self.config
         return f"Cache({config.ttl:g}, max_entries={config.max_entries}, name={config.name!r})"
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         return ("cache", self.config.key is None, self.config.clock is None)
 
@@ -273,6 +277,7 @@ def cache(
     random: Random | None = None,
 ) -> Cache:
     """Return a `Cache`, to decorate with."""
+    refuse_bare(ttl, "@cache(60.0)")
     return Cache(
         ttl,
         key=key,

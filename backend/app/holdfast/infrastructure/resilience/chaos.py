@@ -7,7 +7,7 @@ import os
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit
 from holdfast.infrastructure.resilience._compile import is_async_function
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_bare
 from holdfast.infrastructure.resilience._given import ABSENT, fresh
 from holdfast.infrastructure.resilience._tries import _add_note
 from holdfast.infrastructure.resilience.clock import Clock
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     _Error: TypeAlias = type[Exception] | Exception | Callable[[], Exception]
 
 _SWITCH = "HOLDFAST_CHAOS"
+_ON, _OFF = frozenset({"", "1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+_MAX_TOLD = 100
 _LONGEST = 3600.0
 _SLICE = 1.0  # seconds after which a call that is held up sees that chaos was switched off
 
@@ -194,7 +196,7 @@ class Chaos(Policy):
     Put it innermost. Each fault given strikes with probability `rate`, drawn by itself, in the same sequence for the
     same `seed`; an error outdoes a result, and neither calls the function. `error`: a class, a function of nothing
     that makes one, or an instance to copy; a callable `result` makes one. `when(*args, **kwargs)` says which calls
-    may be struck. Off unless `enabled`; HOLDFAST_CHAOS=0 in the environment holds every one off. Thread-safe.
+    may be struck. Off unless `enabled`; HOLDFAST_CHAOS=off in the environment holds every one off. Thread-safe.
     """
 
     __slots__ = ("_config", "_streams", "_switch")
@@ -300,8 +302,8 @@ class Chaos(Policy):
 
 
 def chaos(
-    *,
     rate: float,
+    *,
     error: _Error | None = None,
     latency: float | tuple[float, float] | None = None,
     result: Any = ABSENT,
@@ -313,6 +315,7 @@ def chaos(
     random: Random | None = None,
 ) -> Chaos:
     """Return a `Chaos`, to decorate with; keep it, to switch it on and off."""
+    refuse_bare(rate, "@chaos(0.05, error=ConnectionError)")
     return Chaos(
         rate=rate,
         error=error,
@@ -335,7 +338,28 @@ def _seeded(seed: int) -> dict[str, Random]:
 
 
 def _is_allowed() -> bool:
-    return os.environ.get(_SWITCH, "") in {"", "1"}
+    said = os.environ.get(_SWITCH, "")
+    word = said.strip().lower()
+    if word not in _ON and word not in _OFF:
+        _tell_unknown(said)
+    return word in _ON
+
+
+_told: set[str] = set()
+
+
+def _tell_unknown(said: str) -> None:
+    """Say in the log, once for each value, that the switch holds off because nobody can tell what it says."""
+    if said in _told or len(_told) >= _MAX_TOLD:
+        return
+    _told.add(said)
+    import logging  # only where something is wrong
+
+    logging.getLogger("holdfast").warning(
+        "%s=%r is neither yes nor no, so chaos is held off: give 1, true, yes or on; 0, false, no or off; or nothing",
+        _SWITCH,
+        said,
+    )
 
 
 def _span(latency: float | tuple[float, float] | None) -> tuple[float, float]:

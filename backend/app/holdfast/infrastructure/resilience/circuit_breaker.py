@@ -19,7 +19,7 @@ from holdfast.infrastructure.resilience._breaker import (
     Machine,
     leave,
 )
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_copy
 from holdfast.infrastructure.resilience._whose import whose
 from holdfast.infrastructure.resilience.classify import TRANSIENT, _check_errors
 from holdfast.infrastructure.resilience.clock import Clock
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
     from random import Random
     from types import FrameType, TracebackType
-    from typing import Any, ParamSpec, TypeVar, overload
+    from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
     from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience.classify import Errors
@@ -280,8 +280,15 @@ class CircuitBreaker(Policy):
             "is not a tuple",
             "give a tuple of listeners",
         )
-        faults.finish()
         store = storage if storage is not None else state_storage
+        faults.check(
+            store is None or _keeps_state(store),
+            "storage",
+            store,
+            "keeps no state of a breaker",
+            "give a RedisBreakerStorage, or a storage of pybreaker's",
+        )
+        faults.finish()
         legacy = (fail_max, reset_timeout, success_threshold)
         kind: Any = store.__class__
         theirs = store is not None and not hasattr(kind, "_attach")
@@ -446,27 +453,42 @@ class CircuitBreaker(Policy):
 
     def import_state(self, state: Mapping[str, Any]) -> None:
         """Take over an exported state; wall time since then counts as time spent open. ValueError if malformed."""
-        _breaker_state.restore(self._machine, state)
+        self._machine.tell(_breaker_state.restore(self._machine, state))
 
     def __repr__(self) -> str:
         """Show name and state."""
         return f"<CircuitBreaker {self.name!r} {self.current_state}>"
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         config = self.config
         timed = config.slow_call_duration is not None
-        return ("breaker", config.window.kind, timed, config.result is not None, config.clock is not None)
+        given = (config.result is not None, config.clock is not None)
+        return ("breaker", config.window.kind, timed, *given, _awaited(self._machine))
 
     def _bind(self) -> dict[str, Any]:
-        _register(self)
         clock = self.config.clock
         return {"m": self._machine} if clock is None else {"m": self._machine, "clock": clock.monotonic}
 
     def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
+        _refuse_sync(self._machine, code)
         _emit(self.config, code, at, inner)
 
     def _bounds(self, inner: Bounds) -> Bounds:
         return inner.raising("CircuitOpenError")
+
+
+def _awaited(machine: Machine) -> bool:
+    """Return whether only async functions can wait for the breaker's storage."""
+    return machine.outside is not None and machine.outside.awaited
+
+
+def _refuse_sync(machine: Machine, code: _compile.Code) -> None:
+    """Raise TypeError for a sync function that could not wait; what is compiled for any function finds out later."""
+    if machine.outside is not None and not code.is_async and code.signature is not _compile.CALLER:
+        machine.outside.refuse_sync(machine.name)
 
 
 def _emit(config: CircuitBreakerConfig, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
@@ -544,6 +566,12 @@ def _shared(config: CircuitBreakerConfig) -> CircuitBreakerConfig:
     return _DEFAULT if config == _DEFAULT else config
 
 
+def _keeps_state(storage: Any) -> bool:
+    """Return whether it looks like a storage, without asking it: its state may be a round trip away."""
+    kind = storage.__class__
+    return kind is not type and any(hasattr(kind, name) for name in ("_attach", "state", "__getattr__"))
+
+
 class CircuitBreakers(Policy):
     """A family of breakers with the same settings, one per key (host, tenant, operation), made when first needed.
 
@@ -609,23 +637,34 @@ class CircuitBreakers(Policy):
         """Return whether `key` has a breaker."""
         return key in self._shelf.entries
 
+    def __repr__(self) -> str:
+        """Show the name and how many breakers there are."""
+        return f"<CircuitBreakers {self._name!r} of {len(self)}>"
+
     def _with_key(self, key: Callable[..., Hashable]) -> CircuitBreakers:
         """Return the same family, sharing its breakers, with a key function."""
         made = CircuitBreakers.__new__(CircuitBreakers)
         made._name, made._key, made._shelf = self._name, key, self._shelf
         return made
 
-    def _shape(self) -> tuple[Any, ...]:
-        config = self._shelf.config
-        timed = config.slow_call_duration is not None
-        return ("breakers", config.window.kind, timed, config.result is not None, config.clock is not None)
+    def _keeps_state(self) -> bool:
+        return True
 
-    def _bind(self) -> dict[str, Any]:
-        if self._key is None:
+    def _require(self, *, whole: bool) -> None:
+        if whole and self._key is None:  # an httpx transport keys it by host
             raise TypeError(
                 "CircuitBreakers needs to know which breaker a call belongs to: give key=, a function of the call's "
                 "arguments, or use family.get(key) as the policy"
             )
+
+    def _shape(self) -> tuple[Any, ...]:
+        config = self._shelf.config
+        timed = config.slow_call_duration is not None
+        given = (config.result is not None, config.clock is not None)
+        return ("breakers", config.window.kind, timed, *given, _awaited(self._shelf.sample))
+
+    def _bind(self) -> dict[str, Any]:
+        self._require(whole=True)
         bound: dict[str, Any] = {"pick": self._pick}
         clock = self._shelf.config.clock
         return bound if clock is None else {**bound, "clock": clock.monotonic}
@@ -636,6 +675,7 @@ class CircuitBreakers(Policy):
 
     def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
         args = "_args" if code.signature is _compile.CALLER else code.signature.args
+        _refuse_sync(self._shelf.sample, code)
         code.line(f"_m{at} = _pick{at}({args}, {code.signature.kwargs})")
         _emit(self._shelf.config, code, at, inner)
 
@@ -678,6 +718,7 @@ class _Shelf:
         "config",
         "entries",
         "lock",
+        "sample",
     )
 
     def __init__(
@@ -689,9 +730,14 @@ class _Shelf:
         self._settings = settings
         self._storage = storage
         self.lock = threading.RLock()
-        self.config = self._make("").config
+        self.sample = self._make("")._machine
+        self.config = self.sample.config
         self.entries: OrderedDict[Hashable, _Kept] = OrderedDict()
         _shelves.add(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: there is one for all who share it."""
+        refuse_copy("CircuitBreakers")
 
     def _make(self, key: Hashable) -> CircuitBreaker:
         settings = self._settings
@@ -815,7 +861,7 @@ def circuit_breaker(fn: Any = None, /, **settings: Any) -> Any:
     With settings: with `CircuitBreaker(name, **settings)`.
     """
     if fn is not None:
-        return _decorate(fn, {})
+        return _decorate(fn, settings)
     _check_settings(settings)
 
     def decorator(target: Any) -> Any:
@@ -853,16 +899,7 @@ def breaker_of(fn: Callable[..., Any]) -> CircuitBreaker:
     raise LookupError(f"{fn!r} has no circuit breaker of its own: decorate it with @circuit_breaker")
 
 
-_live: list[weakref.ref[CircuitBreaker]] = []
-
-
-def _register(breaker: CircuitBreaker) -> None:
-    if not len(_live) & (len(_live) - 1):
-        _live[:] = [ref for ref in _live if ref() is not None]
-    _live.append(weakref.ref(breaker))
-
-
 def live_breakers() -> list[CircuitBreaker]:
     """Return every breaker that a living function is decorated with, oldest first; keeps none alive."""
-    found = [breaker for ref in list(_live) if (breaker := ref()) is not None]
-    return list(dict.fromkeys(found))
+    parts = (part for stack in _compile.living() for part in stack.parts)
+    return list(dict.fromkeys(part for part in parts if isinstance(part, CircuitBreaker)))

@@ -538,7 +538,7 @@ _PROGRAMMING = (
 _NOTHING: dict[str, _Rule] = {}
 _NAMES: dict[str, dict[str, _Rule]] = {
     "builtins": {"ConnectionError": TRANSIENT, "OSError": _by_errno, "TimeoutError": TRANSIENT},
-    "holdfast": {"CallRejectedError": PERMANENT, "TimeoutExceeded": TRANSIENT},
+    "holdfast": {"CallRejectedError": PERMANENT, "PeerBusy": TRANSIENT, "TimeoutExceeded": TRANSIENT},
     "asyncio": {"IncompleteReadError": TRANSIENT},
     "http": {"IncompleteRead": TRANSIENT, "RemoteDisconnected": TRANSIENT},
     "socket": {"gaierror": _by_lookup},

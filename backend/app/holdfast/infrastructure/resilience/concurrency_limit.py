@@ -16,11 +16,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar, overload
 
     from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience.classify import Errors
     from holdfast.infrastructure.resilience.permit import Permit
+
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+else:
+
+    def overload(fn: object) -> object:
+        """Stand in for typing.overload, which costs an import."""
+        return fn
 
 
 class Gradient2(Frozen):
@@ -277,6 +286,9 @@ class ConcurrencyLimit(Policy):
         """Settle the block's permit by how it ended."""
         self._exit(error, sys._getframe(1))
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         return ("concurrency_limit", self._config.priority is not None, self._config.clock is not None)
 
@@ -322,7 +334,14 @@ def _emit_admission(
         inner()
 
 
+@overload
+def concurrency_limit(fn: Callable[_P, _T], /) -> Callable[_P, _T]: ...
+
+
+@overload
 def concurrency_limit(
+    fn: None = None,
+    /,
     *,
     algorithm: Gradient2 | AIMD = _GRADIENT2,
     initial: int = 20,
@@ -333,16 +352,10 @@ def concurrency_limit(
     on: Errors = TRANSIENT,
     name: str | None = None,
     clock: Clock | None = None,
-) -> ConcurrencyLimit:
-    """Return a `ConcurrencyLimit`, to decorate with or as a `with` / `async with` block."""
-    return ConcurrencyLimit(
-        algorithm=algorithm,
-        initial=initial,
-        min_limit=min_limit,
-        max_limit=max_limit,
-        max_healthy_latency=max_healthy_latency,
-        priority=priority,
-        on=on,
-        name=name,
-        clock=clock,
-    )
+) -> ConcurrencyLimit: ...
+
+
+def concurrency_limit(fn: Any = None, /, **settings: Any) -> Any:
+    """Return a `ConcurrencyLimit`, to decorate with or as a block; given a function, decorate it with one."""
+    policy = ConcurrencyLimit(**settings)
+    return policy if fn is None else policy(fn)

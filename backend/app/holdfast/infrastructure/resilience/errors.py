@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MINUTE = 60.0
+# The kinds of failed commands that the peer has not begun to execute.
+_NEVER_BEGUN = frozenset({"key_reused", "malformed_command", "unknown_action"})
 
 
 class HoldfastError(Exception):
@@ -166,13 +168,28 @@ class BulkheadFullError(CallRejectedError):
 
 
 class RateLimitedError(CallRejectedError):
-    """A rate limit would be exceeded by the call."""
+    """A rate limit would be exceeded by the call, or cannot be asked: `store_down`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            name: str,
+            retry_after: float | None = None,
+            store_down: bool = False,  # noqa: FBT001, FBT002  # facts of errors are positional
+            /,
+        ) -> None: ...
+
+    @property
+    def store_down(self) -> bool:
+        """Whether the limit could not be asked, because the store that keeps it does not answer."""
+        return bool(self.args[2]) if self.args[2:] else False
 
     def _subject(self) -> str:
         return "rate limit"
 
     def _refusal(self) -> str:
-        return "has no permit left"
+        return "cannot be asked: its store does not answer" if self.store_down else "has no permit left"
 
 
 class ConcurrencyLimitedError(CallRejectedError):
@@ -218,6 +235,157 @@ class TimeoutExceeded(HoldfastError, TimeoutError):
         """Say what was exceeded."""
         who = f" of {self.name!r}" if self.name else ""
         return f"timeout{who} exceeded: no result within {self.seconds:g} s"
+
+
+class ChannelError(HoldfastError):
+    """A command to a peer brought no result; `may_have_run`: whether the peer may have executed it all the same."""
+
+    may_have_run: bool
+
+    def __init__(self, peer: str, action: str, *, may_have_run: bool = True) -> None:
+        # Not through OSError's constructor, which some have: of two arguments it makes an errno and a strerror.
+        super().__init__()
+        self.args = (peer, action)
+        self.may_have_run = may_have_run
+
+    @property
+    def peer(self) -> str:
+        """The peer that the command was for."""
+        return str(self.args[0])
+
+    @property
+    def action(self) -> str:
+        """What the command asked for."""
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        """Say which peer did not do what, and whether it may have."""
+        return f"{self._what()}; it {'may have' if self.may_have_run else 'has not'} run"
+
+    def _what(self) -> str:
+        return f"peer {self.peer!r} brought no result of {self.action!r}"
+
+
+class PeerNotConnected(ChannelError, ConnectionError):
+    """The peer is not connected: nothing was sent; a `ConnectionError` too, which passes."""
+
+    def __init__(self, peer: str, action: str, *, may_have_run: bool = False) -> None:
+        super().__init__(peer, action, may_have_run=may_have_run)
+
+    def _what(self) -> str:
+        earlier = " now, but was earlier" if self.may_have_run else ""
+        return f"peer {self.peer!r} is not connected: {self.action!r} was not sent{earlier}"
+
+
+class PeerDisconnected(ChannelError, ConnectionError):
+    """The peer's connection ended before its reply came; a `ConnectionError` too, which passes."""
+
+    def _what(self) -> str:
+        return f"peer {self.peer!r} disconnected before it answered {self.action!r}"
+
+
+class ReplyTimeout(ChannelError, TimeoutError):
+    """No reply came within `seconds`; a `TimeoutError` too, which passes."""
+
+    def __init__(self, peer: str, action: str, seconds: float, *, may_have_run: bool = True) -> None:
+        super().__init__(peer, action, may_have_run=may_have_run)
+        self.args = (peer, action, seconds)
+
+    @property
+    def seconds(self) -> float:
+        """How long the reply was waited for, seconds."""
+        return float(self.args[2])
+
+    def _what(self) -> str:
+        return f"peer {self.peer!r} did not answer {self.action!r} within {self.seconds:g} s"
+
+
+class PeerBusy(ChannelError):
+    """The peer has as many commands as it takes and did not begin this one; it passes."""
+
+    def __init__(self, peer: str, action: str, *, may_have_run: bool = False) -> None:
+        super().__init__(peer, action, may_have_run=may_have_run)
+
+    def _what(self) -> str:
+        return f"peer {self.peer!r} is busy and did not begin {self.action!r}"
+
+
+class CommandFailed(ChannelError):
+    """The peer replied that the command failed, or could not be executed; permanent."""
+
+    def __init__(self, peer: str, action: str, kind: str, message: str) -> None:
+        super().__init__(peer, action, may_have_run=kind not in _NEVER_BEGUN)
+        self.args = (peer, action, kind, message)
+
+    @property
+    def kind(self) -> str:
+        """What failed: `failed` (the action raised), `unknown_action`, `key_reused` and others, see the docs."""
+        return str(self.args[2])
+
+    @property
+    def message(self) -> str:
+        """What the peer says about it."""
+        return str(self.args[3])
+
+    def _what(self) -> str:
+        return f"peer {self.peer!r} failed at {self.action!r} ({self.kind}): {self.message}"
+
+
+class PeerRefused(HoldfastError):
+    """The server does not want this peer: its name or token is wrong, or another one with its name took its place."""
+
+    def __init__(self, peer: str, reason: str) -> None:
+        super().__init__(peer, reason)
+
+    @property
+    def peer(self) -> str:
+        """The peer that was refused."""
+        return str(self.args[0])
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        return str(self.args[1])
+
+    def __str__(self) -> str:
+        """Say who was refused, and why."""
+        return f"the server refused peer {self.peer!r}: {self.reason}"
+
+
+class HttpFailed(HoldfastError):
+    """An HTTP endpoint did not answer with success and JSON; judged by its status, it carries no credentials."""
+
+    retry_after: float | None
+
+    def __init__(
+        self, method: str, url: str, status: int, body: str, *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(method, url, status, body)
+        self.retry_after = retry_after
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return str(self.args[0])
+
+    @property
+    def url(self) -> str:
+        """Where the request went, without user, password and query."""
+        return str(self.args[1])
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(self.args[2])
+
+    @property
+    def body(self) -> str:
+        """The beginning of the answer's body."""
+        return str(self.args[3])
+
+    def __str__(self) -> str:
+        """Say what was asked, and what came."""
+        return f"{self.method} {self.url} answered {self.status}: {self.body or 'no body'}"
 
 
 class _Shown:

@@ -187,6 +187,30 @@ class CacheRefreshFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerJoined(Event):
+    """The peer `peer` connected to a channel; `resumed`: it came back in time for the commands that wait for it."""
+
+    peer: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLeft(Event):
+    """The peer `peer` is no longer connected; `waiting` commands wait for its return, or failed if none is awaited."""
+
+    peer: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameIgnored(Event):
+    """What `peer` sent over a channel changed nothing: `late`, `duplicate`, `foreign`, `unknown`, `malformed`."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosInjected(Event):
     """A chaos policy did `fault` to a call: `error`, `latency` or `result`."""
 

@@ -78,7 +78,10 @@ def _check_answer(faults: Faults, value: object, call: object) -> None:
     if value is not ABSENT and call is not None:
         faults.add("call", call, "contradicts the value given", "give one of the two")
     if callable(value):
-        remedy = "give call=fn to call it with the error, or call=lambda error: fn to answer with it"
+        remedy = (
+            "give call=fn to call it with the error, or call=lambda error: fn to answer with it; "
+            "as a decorator it needs its answer, @fallback(None)"
+        )
         faults.add("value", value, "is a function, which would be returned and not called", remedy)
     faults.callable("call", call)
 
@@ -177,10 +180,14 @@ class Fallback(Policy):
             with code.block("else:"), code.block(f"if {refused}:"):
                 code.line(f"_result = {code.slow('_fallback_answer', '_stack', str(at), 'None')}")
 
+    def _require_fit(self, code: Code) -> None:
+        """Raise TypeError where code for a sync function would have to await the answer."""
+        if self._is_async() and not code.is_async and code.signature is not _compile.CALLER:
+            raise _unfit(self._config.call)
+
     def _emit_refusal(self, code: Code, at: int) -> None:
         # `policy.call` is compiled for sync and async functions at once: which one it meets shows when it is called.
-        if code.signature is not _compile.CALLER:
-            raise _unfit(self._config.call)
+        self._require_fit(code)
         code.line(f"raise _fallback_unfit(_stack.parts[{at}].config.call)")
 
     def _bounds(self, inner: Bounds) -> Bounds:
@@ -342,6 +349,8 @@ def _ask(
 
 def _degrade(stack: Stack, at: int, error: Exception | None, args: tuple[Any, ...], result: Any) -> Any:
     _degraded.mark()
+    if stack.meters is not None and (counts := stack.meters.get(id(stack.parts[at]))) is not None:
+        counts.degrade()
     if bus.entries:
         emit("FallbackUsed", _name(stack, at, args), error=error)
     return result

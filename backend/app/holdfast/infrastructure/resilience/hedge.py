@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.infrastructure.resilience._ambient import hot
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, is_target
 from holdfast.infrastructure.resilience._race import Tally
 from holdfast.infrastructure.resilience.budget import RetryBudget
 from holdfast.infrastructure.resilience.classify import TRANSIENT, _check_errors, _judge
@@ -13,11 +13,21 @@ from holdfast.infrastructure.resilience.policy import Policy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar, overload
 
     from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience._compile import Code, Stack
     from holdfast.infrastructure.resilience.classify import Errors
+
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+else:
+
+    def overload(fn: object) -> object:
+        """Stand in for typing.overload, which costs an import."""
+        return fn
+
 
 _LONGEST = 1e9  # 31 years; locks cannot count much further
 
@@ -25,7 +35,7 @@ _LONGEST = 1e9  # 31 years; locks cannot count much further
 class Quantile(Frozen):
     """The `q` quantile of past latencies as a delay: `initial` seconds until `samples` of them are known.
 
-    It follows the last few hundred calls of one `Hedge`, between 0.1 ms and 100 s, to about 10 %.
+    It follows the last few hundred calls of one `Hedge`, between 1 ms and 100 s, to about 10 %.
     """
 
     __slots__ = ("initial", "q", "samples")
@@ -163,6 +173,9 @@ class Hedge(Policy):
         config = self._config
         return f"Hedge({config.after!r}, max_hedges={config.max_hedges}, name={config.name!r})"
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         return ("hedge",)
 
@@ -192,6 +205,11 @@ def _duration(config: HedgeConfig, call: float) -> float:
     return config.max_hedges * delay + call
 
 
+@overload
+def hedge(after: Callable[_P, _T], /) -> Callable[_P, _T]: ...
+
+
+@overload
 def hedge(
     after: Quantile | float = _AFTER,
     *,
@@ -202,18 +220,12 @@ def hedge(
     workers: int = 32,
     name: str | None = None,
     clock: Clock | None = None,
-) -> Hedge:
-    """Return a `Hedge`, to decorate an idempotent function with."""
-    return Hedge(
-        after,
-        max_hedges=max_hedges,
-        on=on,
-        result=result,
-        budget=budget,
-        workers=workers,
-        name=name,
-        clock=clock,
-    )
+) -> Hedge: ...
+
+
+def hedge(after: Any = _AFTER, **settings: Any) -> Any:
+    """Return a `Hedge`, to decorate an idempotent function with; given the function, decorate it with `Hedge()`."""
+    return Hedge(**settings)(after) if is_target(after) else Hedge(after, **settings)
 
 
 def hedge_errors(error: BaseException) -> tuple[Exception, ...]:

@@ -95,6 +95,8 @@ class Pipeline(Policy):
             raise TypeError("a pipeline needs at least one policy: give them outermost first")
         self._name = name
         self._policies = tuple(part for policy in policies for part in _flat(policy))
+        for policy in self._policies:
+            policy._require(whole=False)
 
     @property
     def policies(self) -> tuple[Policy, ...]:

@@ -22,6 +22,8 @@ class Policy:
     __slots__ = ("_callers",)
 
     _callers: tuple[Any, Any]
+    # What a meter has counted; other policies count for the nearest meter around them.
+    _counts: Any = None
 
     @property
     def name(self) -> str | None:
@@ -58,6 +60,13 @@ class Policy:
         object.__setattr__(self, "_callers", made)
         return made
 
+    def __getstate__(self) -> object:
+        """Return what a copy has, too: not what is compiled, which works on this one's state."""
+        state: Any = super().__getstate__()
+        if state.__class__ is tuple:
+            state[1].pop("_callers", None)
+        return state
+
     def _label(self) -> str | None:
         """Return the name for events of policies that have none, if it is not the function's."""
         return None
@@ -65,9 +74,16 @@ class Policy:
     def _parts(self) -> tuple[Policy, ...]:
         return (self,)
 
+    def _keeps_state(self) -> bool:
+        """Return whether there is something to see of it while functions live that it decorates."""
+        return False
+
     def _current(self) -> tuple[Policy, ...]:
         """Return the policies that this one stands for now."""
         return (self,)
+
+    def _require(self, *, whole: bool) -> None:
+        """Raise TypeError, with what to do, for what no function can be under; unless `whole`, a transport may help."""
 
     # What a policy gives to the compiler: the shape says which lines `_emit` writes, `_bind` the values they name.
 

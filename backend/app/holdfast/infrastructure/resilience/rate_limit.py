@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.infrastructure.resilience import _compile, _gcra
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_bare
 from holdfast.infrastructure.resilience._gcra import Gate, KeyedGate, admit, admit_async
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.resilience.policy import Policy
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _LARGEST = 1e9
 _YEAR = 366 * 86_400.0
-# Calls a second; what is closer together than a microsecond, the float of a clock cannot tell apart for long.
-_FASTEST = 1e6
+# Calls a second; what is closer together than a microsecond, the float of a clock cannot tell apart for long. What is
+# far apart must not overflow where it is multiplied by a burst.
+_FASTEST, _SLOWEST = 1e6, 1e-9
 _BLOCK = "rate limit"
 
 
@@ -55,9 +56,13 @@ class RateLimitConfig(Frozen):
         faults.number("rate", self.rate, 0, _LARGEST, above=True)
         faults.number("per", self.per, 0, _YEAR, above=True)
         if _is_within(self.rate, _LARGEST) and _is_within(self.per, _YEAR):
-            fine = self.rate <= _FASTEST * self.per
+            problem = f"is too fast per {self.per} s"
             faults.check(
-                fine, "rate", self.rate, f"is too fast per {self.per} s", "give at most 1e6 a second"
+                self.rate <= _FASTEST * self.per, "rate", self.rate, problem, "give at most 1e6 a second"
+            )
+            problem = f"is too slow per {self.per} s"
+            faults.check(
+                self.rate >= _SLOWEST * self.per, "rate", self.rate, problem, "give at least 1e-9 a second"
             )
         faults.number("burst", self.burst, 1, _LARGEST, whole=True)
         faults.number("max_wait", self.max_wait, 0, _LARGEST)
@@ -188,6 +193,9 @@ class RateLimit(Policy):
         """Show the settings."""
         return f"RateLimit({_shown(self.config)}, name={self.name!r})"
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         keyed = isinstance(self._gate, KeyedGate)
         return ("rate_limit", keyed, self.config.clock is not None, _gcra.PLAIN)
@@ -283,15 +291,21 @@ class RateLimits(Policy):
         """Show the settings."""
         return f"RateLimits({_shown(self.config)}, name={self.name!r})"
 
-    def _shape(self) -> tuple[Any, ...]:
-        return ("rate_limits", self.config.clock is not None)
+    def _keeps_state(self) -> bool:
+        return True
 
-    def _bind(self) -> dict[str, Any]:
+    def _require(self, *, whole: bool) -> None:
         if self._key is None:
             raise TypeError(
                 "RateLimits needs to know which limit a call belongs to: give key=, a function of the call's "
                 "arguments, or use family.get(key) as the policy"
             )
+
+    def _shape(self) -> tuple[Any, ...]:
+        return ("rate_limits", self.config.clock is not None)
+
+    def _bind(self) -> dict[str, Any]:
+        self._require(whole=True)
         return {**_bound(self._gate), "key": self._key}
 
     def _emit(self, code: _compile.Code, at: int, inner: Callable[[], None]) -> None:
@@ -314,6 +328,7 @@ def rate_limit(
     clock: Clock | None = None,
 ) -> RateLimit:
     """Return a `RateLimit`, to decorate with or as a `with` / `async with` block."""
+    refuse_bare(rate, "@rate_limit(100)")
     return RateLimit(rate, per=per, burst=burst, max_wait=max_wait, name=name, clock=clock)
 
 
@@ -322,16 +337,10 @@ def _shown(config: RateLimitConfig) -> str:
 
 
 def _reconfigure(gate: Gate, rate: float | None, per: float | None, burst: int | None) -> None:
-    old = gate.config
-    config = RateLimitConfig(
-        rate=old.rate if rate is None else rate,
-        per=old.per if per is None else per,
-        burst=old.burst if burst is None else burst,
-        max_wait=old.max_wait,
-        name=old.name,
-        clock=old.clock,
-    )
-    gate.change(config)
+    given: dict[str, Any] = {"rate": rate, "per": per, "burst": burst}
+    changed = {name: value for name, value in given.items() if value is not None}
+    with gate.lock:  # two changes at once are two changes
+        gate.change(RateLimitConfig(**{**gate.config._fields(), **changed}))
 
 
 def _bound(gate: Gate) -> dict[str, Any]:

@@ -165,7 +165,8 @@ class Retry(Policy):
     `result` says which results are failures too; `deadline` bounds all attempts and waits, seconds; a server's hint
     t waits t to t + `hint_cap`. `on`, `wait`, `stop`, `before`, `after`, `before_sleep` take tenacity's objects and
     functions of its RetryCallState. In a named pipeline it leaves retrying to the retry of a named pipeline around
-    it, unless `nested`. It gives up by raising the original error with a note.
+    it, unless `nested`. It gives up by raising the original error with a note; where a policy below refused the last
+    attempt, by raising that refusal, caused by the error before it.
     """
 
     __slots__ = ("_config", "_judge")
@@ -242,6 +243,9 @@ class Retry(Policy):
         if config.deadline is None:
             return (self,)
         return (_bound(config.deadline, config.name, config.clock), self)
+
+    def _keeps_state(self) -> bool:
+        return self._config.budget is not None
 
     def _shape(self) -> tuple[Any, ...]:
         config = self._config
@@ -411,25 +415,31 @@ class Attempt:
 def _blocks(retry: Retry) -> Iterator[Attempt]:
     tries, until = _begin(retry)
     delay: float | None = 0.0
-    while delay is not None:
-        if delay > 0:
-            tries.sleep(delay)
-        tries.begin()
-        attempt = Attempt(tries, until)
-        yield attempt
-        delay = attempt._next()
+    try:
+        while delay is not None:
+            if delay > 0:
+                tries.sleep(delay)
+            tries.begin()
+            attempt = Attempt(tries, until)
+            yield attempt
+            delay = attempt._next()
+    finally:
+        tries.leave()
 
 
 async def _async_blocks(retry: Retry) -> AsyncIterator[Attempt]:
     tries, until = _begin(retry)
     delay: float | None = 0.0
-    while delay is not None:
-        if delay > 0:
-            await tries.asleep(delay)
-        await tries.abegin()
-        attempt = Attempt(tries, until)
-        yield attempt
-        delay = attempt._next()
+    try:
+        while delay is not None:
+            if delay > 0:
+                await tries.asleep(delay)
+            await tries.abegin()
+            attempt = Attempt(tries, until)
+            yield attempt
+            delay = attempt._next()
+    finally:
+        tries.leave()
 
 
 def _begin(retry: Retry) -> tuple[_tries.Tries, float | None]:
@@ -491,7 +501,9 @@ def retry(
 
 def retry(fn: Any = None, /, **settings: Any) -> Any:
     """Decorate with `Retry()`, or with `Retry(**settings)` when called with settings."""
-    return Retry(**settings) if fn is None else _USUAL(fn)
+    if fn is None:
+        return Retry(**settings)
+    return (Retry(**settings) if settings else _USUAL)(fn)
 
 
 def current_attempt() -> int:

@@ -20,11 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
     from types import TracebackType
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar, overload
 
     from holdfast.infrastructure.resilience._bounds import Bounds
     from holdfast.infrastructure.resilience._compile import Code, Stack
     from holdfast.infrastructure.resilience.classify import Errors
+
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
+
+else:
+
+    def overload(fn: object) -> object:
+        """Stand in for typing.overload, which costs an import."""
+        return fn
+
 
 _BUCKETS = 10
 
@@ -32,10 +42,11 @@ _BUCKETS = 10
 class ThrottleConfig(Frozen):
     """The settings of a `Throttle`, validated: frozen, keyword-only, comparable."""
 
-    __slots__ = ("clock", "k", "max_rejection", "name", "on", "random", "result", "window")
+    __slots__ = ("clock", "k", "max_rejection", "min_calls", "name", "on", "random", "result", "window")
 
     k: float
     window: float
+    min_calls: int
     max_rejection: float
     on: Errors
     result: Callable[[Any], bool] | None
@@ -48,6 +59,7 @@ class ThrottleConfig(Frozen):
         *,
         k: float = 2.0,
         window: float = 10.0,
+        min_calls: int = 10,
         max_rejection: float = 0.9,
         on: Errors = TRANSIENT,
         result: Callable[[Any], bool] | None = None,
@@ -58,6 +70,7 @@ class ThrottleConfig(Frozen):
         faults = Faults("Throttle")
         faults.number("k", k, 1, 1000)
         faults.number("window", window, 0.1, 3600)
+        faults.number("min_calls", min_calls, 1, 1_000_000, whole=True)
         faults.number("max_rejection", max_rejection, 0, 0.99, above=True)
         _check_errors(faults, "on", on)
         faults.callable("result", result, sync=True)
@@ -66,8 +79,8 @@ class ThrottleConfig(Frozen):
         source = random is None or callable(getattr(random, "random", None))
         faults.check(source, "random", random, "is no source of chance", "give a random.Random or None")
         faults.finish()
-        self._set(k=float(k), window=float(window), max_rejection=float(max_rejection), on=on, result=result)
-        self._set(name=name, clock=clock, random=random)
+        self._set(k=float(k), window=float(window), min_calls=min_calls, max_rejection=float(max_rejection))
+        self._set(on=on, result=result, name=name, clock=clock, random=random)
 
 
 def _is(value: object, kind: type) -> bool:
@@ -75,7 +88,7 @@ def _is(value: object, kind: type) -> bool:
 
 
 class _State:
-    """What a throttle has counted. `shedding`: there was reason to refuse when a call last failed or was refused."""
+    """What a throttle has counted. `shedding`: too many had failed when a call last failed or was refused."""
 
     __slots__ = ("config", "judged", "place", "rejected", "shedding", "window")
 
@@ -110,9 +123,13 @@ class _State:
     def _probability(self) -> float:
         """Return the chance, with the lock held, and note whether there is any."""
         config, window = self.config, self.window
-        excess = window._calls - config.k * (window._calls - window._failures)
+        calls = window._calls
+        excess = calls - config.k * (calls - window._failures)
+        # Also below `min_calls`: a success may be the call that reaches it.
         self.shedding = excess > 0
-        return min(config.max_rejection, max(0.0, excess / (window._calls + 1)))
+        if calls < config.min_calls:
+            return 0.0
+        return min(config.max_rejection, max(0.0, excess / (calls + 1)))
 
     def record(self, *, accepted: bool) -> None:
         """Count one request."""
@@ -178,9 +195,10 @@ class _State:
 class Throttle(Policy):
     """Refuse with probability `(requests - k * accepts) / (requests + 1)`, at most `max_rejection`. ThrottledError.
 
-    Both count over the last `window` seconds, when a call ends. A refused call is a request; so is one that fails with
-    an error that `on` covers, or whose result `result` refuses; all others are accepted requests. Cancelled calls and
-    those that a policy below refused count as neither. Source: Site Reliability Engineering, "Handling Overload".
+    Both count over the last `window` seconds, when a call ends; with fewer requests than `min_calls` there, none is
+    refused. A refused call is a request; so is one that fails with an error that `on` covers, or whose result `result`
+    refuses; all others are accepted requests. Cancelled calls and those that a policy below refused count as neither.
+    Source: Site Reliability Engineering, "Handling Overload".
     """
 
     __slots__ = ("_config", "_state")
@@ -190,6 +208,7 @@ class Throttle(Policy):
         *,
         k: float = 2.0,
         window: float = 10.0,
+        min_calls: int = 10,
         max_rejection: float = 0.9,
         on: Errors = TRANSIENT,
         result: Callable[[Any], bool] | None = None,
@@ -200,6 +219,7 @@ class Throttle(Policy):
         self._config = ThrottleConfig(
             k=k,
             window=window,
+            min_calls=min_calls,
             max_rejection=max_rejection,
             on=on,
             result=result,
@@ -278,6 +298,9 @@ class Throttle(Policy):
         """Count the block by how it ended."""
         self.__exit__(kind, error, traceback)
 
+    def _keeps_state(self) -> bool:
+        return True
+
     def _shape(self) -> tuple[Any, ...]:
         return ("throttle", self._config.result is not None, self._config.clock is not None)
 
@@ -312,28 +335,31 @@ class Throttle(Policy):
         return inner.raising("ThrottledError")
 
 
+@overload
+def throttle(fn: Callable[_P, _T], /) -> Callable[_P, _T]: ...
+
+
+@overload
 def throttle(
+    fn: None = None,
+    /,
     *,
     k: float = 2.0,
     window: float = 10.0,
+    min_calls: int = 10,
     max_rejection: float = 0.9,
     on: Errors = TRANSIENT,
     result: Callable[[Any], bool] | None = None,
     name: str | None = None,
     clock: Clock | None = None,
     random: Random | None = None,
-) -> Throttle:
-    """Return a `Throttle`, to decorate with or as a `with` / `async with` block."""
-    return Throttle(
-        k=k,
-        window=window,
-        max_rejection=max_rejection,
-        on=on,
-        result=result,
-        name=name,
-        clock=clock,
-        random=random,
-    )
+) -> Throttle: ...
+
+
+def throttle(fn: Any = None, /, **settings: Any) -> Any:
+    """Return a `Throttle`, to decorate with or as a block; given a function, decorate it with one of its own."""
+    policy = Throttle(**settings)
+    return policy if fn is None else policy(fn)
 
 
 # What generated code calls.

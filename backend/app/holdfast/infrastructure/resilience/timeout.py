@@ -7,7 +7,7 @@ from math import inf
 
 from holdfast.infrastructure.resilience._ambient import ambient, hot
 from holdfast.infrastructure.resilience._bus import bus, emit
-from holdfast.infrastructure.resilience._frozen import Faults, Frozen
+from holdfast.infrastructure.resilience._frozen import Faults, Frozen, refuse_bare
 from holdfast.infrastructure.resilience._whose import whose
 from holdfast.infrastructure.resilience.classify import PERMANENT, classify
 from holdfast.infrastructure.resilience.clock import Clock
@@ -183,6 +183,7 @@ def timeout(
     clock: Clock | None = None,
 ) -> Timeout:
     """Return a `Timeout`, to decorate with or as a `with` / `async with` block."""
+    refuse_bare(seconds, "@timeout(2.0)")
     return Timeout(seconds, sync=sync, workers=workers, name=name, clock=clock)
 
 

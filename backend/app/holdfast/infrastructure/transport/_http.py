@@ -13,10 +13,12 @@ from holdfast.infrastructure.resilience import _nested
 from holdfast.infrastructure.resilience._ambient import ambient
 from holdfast.infrastructure.resilience._foreign import takes_state
 from holdfast.infrastructure.resilience._frozen import Faults
+from holdfast.infrastructure.resilience.cache import Cache
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers
 from holdfast.infrastructure.resilience.classify import Verdict, _judge, register_classifier
 from holdfast.infrastructure.resilience.deadline import current_deadline
 from holdfast.infrastructure.resilience.errors import CallRejectedError, TimeoutExceeded
+from holdfast.infrastructure.resilience.hedge import Hedge
 from holdfast.infrastructure.resilience.pipeline import Pipeline
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.registry import Resilient
@@ -42,6 +44,12 @@ DRAIN_SECONDS = 0.05
 # Where a Timeout cancels, the wire lets it come first: httpcore loses a connection of its pool if a task is cancelled
 # while it tidies up after a timeout of its own. A deadline that nobody cancels for ends this much later.
 GRACE = 0.05
+
+# What repeats or keeps calls without a look at the method, and answers that are open connections.
+_UNFIT: dict[type[Policy], str] = {
+    Hedge: "it would send what must not be repeated twice, and share one connection between two answers",
+    Cache: "every request is a call of its own there, and its answer an open connection",
+}
 
 _STATUSES = range(100, 600)
 _UPGRADED = 101
@@ -139,6 +147,7 @@ class _Derived:
     __slots__ = ("once", "policy", "repeat", "retries")
 
     def __init__(self, policy: Policy) -> None:
+        _check_parts(policy)
         self.policy = policy
         self.repeat = _derive(policy, _keyed)
         self.once = _derive(self.repeat, _unsent_only)
@@ -148,6 +157,7 @@ class _Derived:
 def _check(policy: object, methods: Any, statuses: Any) -> None:
     if not isinstance(policy, Policy):
         raise TypeError(f"{policy!r} is no policy: give a Pipeline, a Retry, a CircuitBreaker or a Timeout")
+    policy._require(whole=False)
     faults = Faults("httpx transport")
     faults.check(
         _is_set(methods) and all(isinstance(method, str) and method for method in methods),
@@ -164,6 +174,16 @@ def _check(policy: object, methods: Any, statuses: Any) -> None:
         "give whole numbers from 100 to 599",
     )
     faults.finish()
+
+
+def _check_parts(policy: Policy) -> None:
+    for part in _parts(policy):
+        for kind, why in _UNFIT.items():
+            if isinstance(part, kind):
+                raise TypeError(
+                    f"{part!r} cannot be in an httpx transport: {why}; decorate the function that makes the request "
+                    "and returns its data"
+                )
 
 
 def _is_set(value: object) -> bool:
@@ -227,7 +247,10 @@ def never_left(error: BaseException) -> bool:
         cause = cause.__cause__
     if isinstance(cause, UNSENT_ERRORS):
         return not _begun(cause)
-    return isinstance(cause, CallRejectedError)
+    if not isinstance(cause, CallRejectedError):
+        return False
+    # Refused was perhaps only the next attempt of a retry inside, or the call that opened the circuit: ask its error.
+    return cause.__cause__ is None or never_left(cause.__cause__)
 
 
 def _begun(error: httpx.RequestError) -> bool:

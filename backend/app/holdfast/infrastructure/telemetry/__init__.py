@@ -1,0 +1,1 @@
+"""What resilience looks like from outside: exporters, an inventory, monitoring and a feed of events."""
