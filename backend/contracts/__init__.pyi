@@ -42,12 +42,20 @@ from holdfast.infrastructure.resilience.deadline import deadline_after as deadli
 from holdfast.infrastructure.resilience.deadline import remaining as remaining
 from holdfast.infrastructure.resilience.errors import BulkheadFullError as BulkheadFullError
 from holdfast.infrastructure.resilience.errors import CallRejectedError as CallRejectedError
+from holdfast.infrastructure.resilience.errors import ChannelError as ChannelError
 from holdfast.infrastructure.resilience.errors import CircuitOpenError as CircuitOpenError
+from holdfast.infrastructure.resilience.errors import CommandFailed as CommandFailed
 from holdfast.infrastructure.resilience.errors import ConcurrencyLimitedError as ConcurrencyLimitedError
 from holdfast.infrastructure.resilience.errors import ConfigurationError as ConfigurationError
 from holdfast.infrastructure.resilience.errors import Fault as Fault
 from holdfast.infrastructure.resilience.errors import HoldfastError as HoldfastError
+from holdfast.infrastructure.resilience.errors import HttpFailed as HttpFailed
+from holdfast.infrastructure.resilience.errors import PeerBusy as PeerBusy
+from holdfast.infrastructure.resilience.errors import PeerDisconnected as PeerDisconnected
+from holdfast.infrastructure.resilience.errors import PeerNotConnected as PeerNotConnected
+from holdfast.infrastructure.resilience.errors import PeerRefused as PeerRefused
 from holdfast.infrastructure.resilience.errors import RateLimitedError as RateLimitedError
+from holdfast.infrastructure.resilience.errors import ReplyTimeout as ReplyTimeout
 from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted as RetryBudgetExhausted
 from holdfast.infrastructure.resilience.errors import ThrottledError as ThrottledError
 from holdfast.infrastructure.resilience.errors import TimeoutExceeded as TimeoutExceeded
@@ -65,9 +73,12 @@ from holdfast.infrastructure.resilience.events import CircuitOpened as CircuitOp
 from holdfast.infrastructure.resilience.events import CircuitOverridden as CircuitOverridden
 from holdfast.infrastructure.resilience.events import Event as Event
 from holdfast.infrastructure.resilience.events import FallbackUsed as FallbackUsed
+from holdfast.infrastructure.resilience.events import FrameIgnored as FrameIgnored
 from holdfast.infrastructure.resilience.events import HedgeStarted as HedgeStarted
 from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
 from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
+from holdfast.infrastructure.resilience.events import PeerJoined as PeerJoined
+from holdfast.infrastructure.resilience.events import PeerLeft as PeerLeft
 from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
 from holdfast.infrastructure.resilience.events import RetriesNested as RetriesNested
 from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
@@ -86,6 +97,21 @@ from holdfast.infrastructure.resilience.hedge import HedgeConfig as HedgeConfig
 from holdfast.infrastructure.resilience.hedge import Quantile as Quantile
 from holdfast.infrastructure.resilience.hedge import hedge as hedge
 from holdfast.infrastructure.resilience.hedge import hedge_errors as hedge_errors
+from holdfast.infrastructure.resilience.live import live as live
+from holdfast.infrastructure.resilience.meter import Meter as Meter
+from holdfast.infrastructure.resilience.meter import metered as metered
+from holdfast.infrastructure.resilience.meter import meters as meters
+from holdfast.infrastructure.resilience.operations import (
+    with_aggressive_resilience as with_aggressive_resilience,
+)
+from holdfast.infrastructure.resilience.operations import with_balanced_resilience as with_balanced_resilience
+from holdfast.infrastructure.resilience.operations import (
+    with_conservative_resilience as with_conservative_resilience,
+)
+from holdfast.infrastructure.resilience.operations import with_critical_resilience as with_critical_resilience
+from holdfast.infrastructure.resilience.operations import (
+    with_operation_resilience as with_operation_resilience,
+)
 from holdfast.infrastructure.resilience.permit import Permit as Permit
 from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
 from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -121,10 +147,17 @@ from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage as R
 from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit as RedisRateLimit
 from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimitConfig as RedisRateLimitConfig
 from holdfast.infrastructure.store.redis_rate_limit import redis_rate_limit as redis_rate_limit
+from holdfast.infrastructure.transport.channel import ChannelPeer as ChannelPeer
+from holdfast.infrastructure.transport.channel import ChannelPeerConfig as ChannelPeerConfig
+from holdfast.infrastructure.transport.channel import ChannelServer as ChannelServer
+from holdfast.infrastructure.transport.channel import ChannelServerConfig as ChannelServerConfig
+from holdfast.infrastructure.transport.channel import current_request_id as current_request_id
 from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
 from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
 from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
 from holdfast.infrastructure.transport.http import httpx_transport as httpx_transport
+from holdfast.infrastructure.transport.http_handler import AsyncHttpHandler as AsyncHttpHandler
+from holdfast.infrastructure.transport.http_handler import HttpHandler as HttpHandler
 from holdfast.infrastructure.transport.propagation import PropagationMiddleware as PropagationMiddleware
 from holdfast.infrastructure.transport.propagation import caller_attempt as caller_attempt
 from holdfast.infrastructure.transport.propagation import outgoing_headers as outgoing_headers
@@ -134,6 +167,7 @@ __all__ = [
     "PERMANENT",
     "THROTTLED",
     "TRANSIENT",
+    "AsyncHttpHandler",
     "AsyncHttpxTransport",
     "Attempt",
     "Backoff",
@@ -151,6 +185,11 @@ __all__ = [
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "ChannelError",
+    "ChannelPeer",
+    "ChannelPeerConfig",
+    "ChannelServer",
+    "ChannelServerConfig",
     "Chaos",
     "ChaosConfig",
     "ChaosInjected",
@@ -165,6 +204,7 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "CommandFailed",
     "ConcurrencyLimit",
     "ConcurrencyLimitConfig",
     "ConcurrencyLimitedError",
@@ -175,14 +215,24 @@ __all__ = [
     "FallbackConfig",
     "FallbackUsed",
     "Fault",
+    "FrameIgnored",
     "Gradient2",
     "Hedge",
     "HedgeConfig",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
+    "HttpFailed",
+    "HttpHandler",
     "HttpxTransport",
     "LimitChanged",
+    "Meter",
+    "PeerBusy",
+    "PeerDisconnected",
+    "PeerJoined",
+    "PeerLeft",
+    "PeerNotConnected",
+    "PeerRefused",
     "Permit",
     "Pipeline",
     "Policy",
@@ -197,6 +247,7 @@ __all__ = [
     "RedisRateLimit",
     "RedisRateLimitConfig",
     "Registry",
+    "ReplyTimeout",
     "Resilient",
     "RetriesNested",
     "Retry",
@@ -233,13 +284,17 @@ __all__ = [
     "current_clock",
     "current_deadline",
     "current_random",
+    "current_request_id",
     "deadline_after",
     "explain",
     "fallback",
     "hedge",
     "hedge_errors",
     "httpx_transport",
+    "live",
     "live_breakers",
+    "metered",
+    "meters",
     "outgoing_headers",
     "rate_limit",
     "recommended",
@@ -256,4 +311,9 @@ __all__ = [
     "use_clock",
     "use_random",
     "watch_degraded",
+    "with_aggressive_resilience",
+    "with_balanced_resilience",
+    "with_conservative_resilience",
+    "with_critical_resilience",
+    "with_operation_resilience",
 ]

@@ -52,12 +52,20 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.deadline import remaining as remaining
     from holdfast.infrastructure.resilience.errors import BulkheadFullError as BulkheadFullError
     from holdfast.infrastructure.resilience.errors import CallRejectedError as CallRejectedError
+    from holdfast.infrastructure.resilience.errors import ChannelError as ChannelError
     from holdfast.infrastructure.resilience.errors import CircuitOpenError as CircuitOpenError
+    from holdfast.infrastructure.resilience.errors import CommandFailed as CommandFailed
     from holdfast.infrastructure.resilience.errors import ConcurrencyLimitedError as ConcurrencyLimitedError
     from holdfast.infrastructure.resilience.errors import ConfigurationError as ConfigurationError
     from holdfast.infrastructure.resilience.errors import Fault as Fault
     from holdfast.infrastructure.resilience.errors import HoldfastError as HoldfastError
+    from holdfast.infrastructure.resilience.errors import HttpFailed as HttpFailed
+    from holdfast.infrastructure.resilience.errors import PeerBusy as PeerBusy
+    from holdfast.infrastructure.resilience.errors import PeerDisconnected as PeerDisconnected
+    from holdfast.infrastructure.resilience.errors import PeerNotConnected as PeerNotConnected
+    from holdfast.infrastructure.resilience.errors import PeerRefused as PeerRefused
     from holdfast.infrastructure.resilience.errors import RateLimitedError as RateLimitedError
+    from holdfast.infrastructure.resilience.errors import ReplyTimeout as ReplyTimeout
     from holdfast.infrastructure.resilience.errors import RetryBudgetExhausted as RetryBudgetExhausted
     from holdfast.infrastructure.resilience.errors import ThrottledError as ThrottledError
     from holdfast.infrastructure.resilience.errors import TimeoutExceeded as TimeoutExceeded
@@ -75,9 +83,12 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.events import CircuitOverridden as CircuitOverridden
     from holdfast.infrastructure.resilience.events import Event as Event
     from holdfast.infrastructure.resilience.events import FallbackUsed as FallbackUsed
+    from holdfast.infrastructure.resilience.events import FrameIgnored as FrameIgnored
     from holdfast.infrastructure.resilience.events import HedgeStarted as HedgeStarted
     from holdfast.infrastructure.resilience.events import HedgeWon as HedgeWon
     from holdfast.infrastructure.resilience.events import LimitChanged as LimitChanged
+    from holdfast.infrastructure.resilience.events import PeerJoined as PeerJoined
+    from holdfast.infrastructure.resilience.events import PeerLeft as PeerLeft
     from holdfast.infrastructure.resilience.events import ProbeExpired as ProbeExpired
     from holdfast.infrastructure.resilience.events import RetriesNested as RetriesNested
     from holdfast.infrastructure.resilience.events import RetryGaveUp as RetryGaveUp
@@ -96,6 +107,25 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.resilience.hedge import Quantile as Quantile
     from holdfast.infrastructure.resilience.hedge import hedge as hedge
     from holdfast.infrastructure.resilience.hedge import hedge_errors as hedge_errors
+    from holdfast.infrastructure.resilience.live import live as live
+    from holdfast.infrastructure.resilience.meter import Meter as Meter
+    from holdfast.infrastructure.resilience.meter import metered as metered
+    from holdfast.infrastructure.resilience.meter import meters as meters
+    from holdfast.infrastructure.resilience.operations import (
+        with_aggressive_resilience as with_aggressive_resilience,
+    )
+    from holdfast.infrastructure.resilience.operations import (
+        with_balanced_resilience as with_balanced_resilience,
+    )
+    from holdfast.infrastructure.resilience.operations import (
+        with_conservative_resilience as with_conservative_resilience,
+    )
+    from holdfast.infrastructure.resilience.operations import (
+        with_critical_resilience as with_critical_resilience,
+    )
+    from holdfast.infrastructure.resilience.operations import (
+        with_operation_resilience as with_operation_resilience,
+    )
     from holdfast.infrastructure.resilience.permit import Permit as Permit
     from holdfast.infrastructure.resilience.pipeline import Explanation as Explanation
     from holdfast.infrastructure.resilience.pipeline import Pipeline as Pipeline
@@ -131,10 +161,17 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit as RedisRateLimit
     from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimitConfig as RedisRateLimitConfig
     from holdfast.infrastructure.store.redis_rate_limit import redis_rate_limit as redis_rate_limit
+    from holdfast.infrastructure.transport.channel import ChannelPeer as ChannelPeer
+    from holdfast.infrastructure.transport.channel import ChannelPeerConfig as ChannelPeerConfig
+    from holdfast.infrastructure.transport.channel import ChannelServer as ChannelServer
+    from holdfast.infrastructure.transport.channel import ChannelServerConfig as ChannelServerConfig
+    from holdfast.infrastructure.transport.channel import current_request_id as current_request_id
     from holdfast.infrastructure.transport.http import AsyncHttpxTransport as AsyncHttpxTransport
     from holdfast.infrastructure.transport.http import HttpxTransport as HttpxTransport
     from holdfast.infrastructure.transport.http import async_httpx_transport as async_httpx_transport
     from holdfast.infrastructure.transport.http import httpx_transport as httpx_transport
+    from holdfast.infrastructure.transport.http_handler import AsyncHttpHandler as AsyncHttpHandler
+    from holdfast.infrastructure.transport.http_handler import HttpHandler as HttpHandler
     from holdfast.infrastructure.transport.propagation import PropagationMiddleware as PropagationMiddleware
     from holdfast.infrastructure.transport.propagation import caller_attempt as caller_attempt
     from holdfast.infrastructure.transport.propagation import outgoing_headers as outgoing_headers
@@ -142,6 +179,7 @@ if TYPE_CHECKING:
 # Names load when they are first asked for, so that importing the package costs next to nothing.
 _EXPORTS = {
     "AIMD": "holdfast.infrastructure.resilience.concurrency_limit",
+    "AsyncHttpHandler": "holdfast.infrastructure.transport.http_handler",
     "AsyncHttpxTransport": "holdfast.infrastructure.transport.http",
     "Attempt": "holdfast.infrastructure.resilience.retry",
     "Backoff": "holdfast.infrastructure.resilience.backoff",
@@ -159,6 +197,11 @@ _EXPORTS = {
     "CallRejectedError": "holdfast.infrastructure.resilience.errors",
     "CallTimedOut": "holdfast.infrastructure.resilience.events",
     "CallbackFailed": "holdfast.infrastructure.resilience.events",
+    "ChannelError": "holdfast.infrastructure.resilience.errors",
+    "ChannelPeer": "holdfast.infrastructure.transport.channel",
+    "ChannelPeerConfig": "holdfast.infrastructure.transport.channel",
+    "ChannelServer": "holdfast.infrastructure.transport.channel",
+    "ChannelServerConfig": "holdfast.infrastructure.transport.channel",
     "Chaos": "holdfast.infrastructure.resilience.chaos",
     "ChaosConfig": "holdfast.infrastructure.resilience.chaos",
     "ChaosInjected": "holdfast.infrastructure.resilience.events",
@@ -173,6 +216,7 @@ _EXPORTS = {
     "CircuitState": "holdfast.infrastructure.resilience.states",
     "Classifier": "holdfast.infrastructure.resilience.classify",
     "Clock": "holdfast.infrastructure.resilience.clock",
+    "CommandFailed": "holdfast.infrastructure.resilience.errors",
     "ConcurrencyLimit": "holdfast.infrastructure.resilience.concurrency_limit",
     "ConcurrencyLimitConfig": "holdfast.infrastructure.resilience.concurrency_limit",
     "ConcurrencyLimitedError": "holdfast.infrastructure.resilience.errors",
@@ -183,15 +227,25 @@ _EXPORTS = {
     "FallbackConfig": "holdfast.infrastructure.resilience.fallback",
     "FallbackUsed": "holdfast.infrastructure.resilience.events",
     "Fault": "holdfast.infrastructure.resilience.errors",
+    "FrameIgnored": "holdfast.infrastructure.resilience.events",
     "Gradient2": "holdfast.infrastructure.resilience.concurrency_limit",
     "Hedge": "holdfast.infrastructure.resilience.hedge",
     "HedgeConfig": "holdfast.infrastructure.resilience.hedge",
     "HedgeStarted": "holdfast.infrastructure.resilience.events",
     "HedgeWon": "holdfast.infrastructure.resilience.events",
     "HoldfastError": "holdfast.infrastructure.resilience.errors",
+    "HttpFailed": "holdfast.infrastructure.resilience.errors",
+    "HttpHandler": "holdfast.infrastructure.transport.http_handler",
     "HttpxTransport": "holdfast.infrastructure.transport.http",
     "LimitChanged": "holdfast.infrastructure.resilience.events",
+    "Meter": "holdfast.infrastructure.resilience.meter",
     "PERMANENT": "holdfast.infrastructure.resilience.classify",
+    "PeerBusy": "holdfast.infrastructure.resilience.errors",
+    "PeerDisconnected": "holdfast.infrastructure.resilience.errors",
+    "PeerJoined": "holdfast.infrastructure.resilience.events",
+    "PeerLeft": "holdfast.infrastructure.resilience.events",
+    "PeerNotConnected": "holdfast.infrastructure.resilience.errors",
+    "PeerRefused": "holdfast.infrastructure.resilience.errors",
     "Permit": "holdfast.infrastructure.resilience.permit",
     "Pipeline": "holdfast.infrastructure.resilience.pipeline",
     "Policy": "holdfast.infrastructure.resilience.policy",
@@ -206,6 +260,7 @@ _EXPORTS = {
     "RedisRateLimit": "holdfast.infrastructure.store.redis_rate_limit",
     "RedisRateLimitConfig": "holdfast.infrastructure.store.redis_rate_limit",
     "Registry": "holdfast.infrastructure.resilience.registry",
+    "ReplyTimeout": "holdfast.infrastructure.resilience.errors",
     "Resilient": "holdfast.infrastructure.resilience.registry",
     "RetriesNested": "holdfast.infrastructure.resilience.events",
     "Retry": "holdfast.infrastructure.resilience.retry",
@@ -244,13 +299,17 @@ _EXPORTS = {
     "current_clock": "holdfast.infrastructure.resilience.clock",
     "current_deadline": "holdfast.infrastructure.resilience.deadline",
     "current_random": "holdfast.infrastructure.resilience.randomness",
+    "current_request_id": "holdfast.infrastructure.transport.channel",
     "deadline_after": "holdfast.infrastructure.resilience.deadline",
     "explain": "holdfast.infrastructure.resilience.pipeline",
     "fallback": "holdfast.infrastructure.resilience.fallback",
     "hedge": "holdfast.infrastructure.resilience.hedge",
     "hedge_errors": "holdfast.infrastructure.resilience.hedge",
     "httpx_transport": "holdfast.infrastructure.transport.http",
+    "live": "holdfast.infrastructure.resilience.live",
     "live_breakers": "holdfast.infrastructure.resilience.circuit_breaker",
+    "metered": "holdfast.infrastructure.resilience.meter",
+    "meters": "holdfast.infrastructure.resilience.meter",
     "outgoing_headers": "holdfast.infrastructure.transport.propagation",
     "rate_limit": "holdfast.infrastructure.resilience.rate_limit",
     "recommended": "holdfast.infrastructure.resilience.registry",
@@ -267,6 +326,11 @@ _EXPORTS = {
     "use_clock": "holdfast.infrastructure.resilience.clock",
     "use_random": "holdfast.infrastructure.resilience.randomness",
     "watch_degraded": "holdfast.infrastructure.resilience.fallback",
+    "with_aggressive_resilience": "holdfast.infrastructure.resilience.operations",
+    "with_balanced_resilience": "holdfast.infrastructure.resilience.operations",
+    "with_conservative_resilience": "holdfast.infrastructure.resilience.operations",
+    "with_critical_resilience": "holdfast.infrastructure.resilience.operations",
+    "with_operation_resilience": "holdfast.infrastructure.resilience.operations",
 }
 
 __all__ = [
@@ -274,6 +338,7 @@ __all__ = [
     "PERMANENT",
     "THROTTLED",
     "TRANSIENT",
+    "AsyncHttpHandler",
     "AsyncHttpxTransport",
     "Attempt",
     "Backoff",
@@ -291,6 +356,11 @@ __all__ = [
     "CallRejectedError",
     "CallTimedOut",
     "CallbackFailed",
+    "ChannelError",
+    "ChannelPeer",
+    "ChannelPeerConfig",
+    "ChannelServer",
+    "ChannelServerConfig",
     "Chaos",
     "ChaosConfig",
     "ChaosInjected",
@@ -305,6 +375,7 @@ __all__ = [
     "CircuitState",
     "Classifier",
     "Clock",
+    "CommandFailed",
     "ConcurrencyLimit",
     "ConcurrencyLimitConfig",
     "ConcurrencyLimitedError",
@@ -315,14 +386,24 @@ __all__ = [
     "FallbackConfig",
     "FallbackUsed",
     "Fault",
+    "FrameIgnored",
     "Gradient2",
     "Hedge",
     "HedgeConfig",
     "HedgeStarted",
     "HedgeWon",
     "HoldfastError",
+    "HttpFailed",
+    "HttpHandler",
     "HttpxTransport",
     "LimitChanged",
+    "Meter",
+    "PeerBusy",
+    "PeerDisconnected",
+    "PeerJoined",
+    "PeerLeft",
+    "PeerNotConnected",
+    "PeerRefused",
     "Permit",
     "Pipeline",
     "Policy",
@@ -337,6 +418,7 @@ __all__ = [
     "RedisRateLimit",
     "RedisRateLimitConfig",
     "Registry",
+    "ReplyTimeout",
     "Resilient",
     "RetriesNested",
     "Retry",
@@ -373,13 +455,17 @@ __all__ = [
     "current_clock",
     "current_deadline",
     "current_random",
+    "current_request_id",
     "deadline_after",
     "explain",
     "fallback",
     "hedge",
     "hedge_errors",
     "httpx_transport",
+    "live",
     "live_breakers",
+    "metered",
+    "meters",
     "outgoing_headers",
     "rate_limit",
     "recommended",
@@ -396,6 +482,11 @@ __all__ = [
     "use_clock",
     "use_random",
     "watch_degraded",
+    "with_aggressive_resilience",
+    "with_balanced_resilience",
+    "with_conservative_resilience",
+    "with_critical_resilience",
+    "with_operation_resilience",
 ]
 
 

@@ -106,11 +106,11 @@ class CircuitBreaker:
 
     @property
     def success_counter(self) -> int:
-        """Successful trials so far, while half-open."""
+        """Successful trials so far, while half-open; with a storage, what that says."""
 
     @property
     def current_state(self) -> str:
-        """The state as a string; reading it changes nothing."""
+        """The state as a string; a storage is asked for it once a second, so that others' changes show."""
 
     @property
     def state(self) -> CircuitBreakerState:
@@ -122,7 +122,7 @@ class CircuitBreaker:
         """Open now, for the usual time; return whether a trip raises an error of its own."""
 
     def half_open(self) -> None:
-        """Admit trials now."""
+        """Admit trials now, and count them anew."""
 
     def close(self) -> None:
         """Close now, with nothing counted."""

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import tenacity
+import tenacity.asyncio
 from tenacity import NO_RESULT as NO_RESULT
 from tenacity import BaseAction as BaseAction
 from tenacity import BaseRetrying as BaseRetrying
@@ -267,3 +268,11 @@ def retry(
     name: str | None = ...,
     enabled: bool = ...,
 ) -> Callable[[Callable[_P, _T]], RetryDecorated[_P, _T]]: ...
+
+after = tenacity.after
+asyncio = tenacity.asyncio
+before = tenacity.before
+before_sleep = tenacity.before_sleep
+nap = tenacity.nap
+stop = tenacity.stop
+wait = tenacity.wait

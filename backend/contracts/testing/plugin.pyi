@@ -1,6 +1,7 @@
 """The pytest plugin: fixtures for services that use holdfast."""
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
@@ -21,3 +22,7 @@ def seeded_random(request: pytest.FixtureRequest) -> Iterator[int]:
 
     It comes from the test's name, or from indirect parametrization; a failure's report shows it.
     """
+
+@pytest.fixture
+def lab() -> ModuleType:
+    """Give `holdfast.lab`: `assert lab.run(policy, "stall", seeds=3).recovers_within(5)`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from pybreaker import (
     STATE_CLOSED,
@@ -103,6 +103,12 @@ class _Outside(Outside):
         self.failures = machine.counts().failures if machine.mode is CLOSED else self.failures + 1
         super().failed(machine, error)
 
+    def changed(self, machine: Machine, change: Change) -> None:
+        """Forget the failures of a breaker that is closed, and tell that the state changed."""
+        if change.new is CLOSED:
+            self.failures = 0
+        super().changed(machine, change)
+
 
 class _Machine(Machine):
     """A machine that takes the paths without a lock while nobody listens, though the call that trips it says so."""
@@ -136,7 +142,7 @@ class _Machine(Machine):
         change = super().record(token, started, failed, hint)
         if change is None or change.new is not OPEN or type(self.outside) is not _Outside:
             return change
-        self.outside.failures = int(self.config.window.size)
+        self.outside.failures = cast("int", change.facts["failures"])
         if self.outside.throw_on_trip:
             raise CircuitOpenError(self.name, max(0.0, self.until - self.now()), OPEN) from sys.exception()
         return change
@@ -230,7 +236,12 @@ class CircuitBreaker:
 
     @success_threshold.setter
     def success_threshold(self, threshold: int) -> None:
-        self._change(half_open_calls=threshold)
+        machine = self._policy._machine
+        with machine.lock:
+            self._change(half_open_calls=threshold)
+            if machine.probes is not None:
+                # As in pybreaker, the next trial decides: without a place for it none ever would.
+                machine.probes.ok = min(machine.probes.ok, threshold - 1)
 
     def _change(self, **settings: Any) -> None:
         machine = self._policy._machine
@@ -246,13 +257,17 @@ class CircuitBreaker:
 
     @property
     def success_counter(self) -> int:
-        """Successful trials so far, while half-open."""
+        """Successful trials so far, while half-open; with a storage, what that says."""
+        if self._storage is not None:
+            return self._storage.success_counter
         probes = self._policy._machine.probes
         return 0 if probes is None else probes.ok
 
     @property
     def current_state(self) -> str:
-        """The state as a string; reading it changes nothing."""
+        """The state as a string; a storage is asked for it once a second, so that others' changes show."""
+        machine = self._policy._machine
+        self._outside.poll(machine, machine.now())
         return self._policy.current_state
 
     @property
@@ -262,9 +277,9 @@ class CircuitBreaker:
 
     @state.setter
     def state(self, state_str: str) -> None:
-        steps = {STATE_OPEN: self.open, STATE_HALF_OPEN: self.half_open, STATE_CLOSED: self.close}
+        steps = {STATE_CLOSED: self.close, STATE_OPEN: self.open, STATE_HALF_OPEN: self.half_open}
         if state_str not in steps:
-            raise ValueError(f"{state_str!r} is no state of a breaker: give one of {', '.join(steps)}")
+            raise ValueError(f"Unknown state {state_str!r}, valid states: {', '.join(steps)}")
         steps[state_str]()
 
     def open(self) -> bool:
@@ -274,9 +289,11 @@ class CircuitBreaker:
         return self._outside.throw_on_trip
 
     def half_open(self) -> None:
-        """Admit trials now."""
+        """Admit trials now, and count them anew."""
         self._keep_failures()
         self._policy.half_open()
+        if self._storage is not None:
+            self._storage.reset_success_counter()
 
     def _keep_failures(self) -> None:
         if self._policy.state is CLOSED:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 import tenacity
+import tenacity.asyncio
 from tenacity import (
     NO_RESULT,
     BaseAction,
@@ -787,3 +788,13 @@ def retry(*settings: Any, **named: Any) -> Any:
         return kind(*settings, **named).wraps(fn)
 
     return decorate
+
+
+# For `tenacity.wait.wait_base` and its like; down here, as settings are called the same.
+after = tenacity.after
+asyncio = tenacity.asyncio
+before = tenacity.before
+before_sleep = tenacity.before_sleep
+nap = tenacity.nap
+stop = tenacity.stop
+wait = tenacity.wait

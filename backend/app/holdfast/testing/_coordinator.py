@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 from holdfast.infrastructure.resilience.clock import SYSTEM
@@ -15,6 +16,10 @@ from holdfast.infrastructure.resilience.clock import SYSTEM
 # In units of a clock's patience: how long a job that is queued, and whoever runs, may keep the others waiting; how
 # long nothing at all may happen while somebody unknown could still make it happen.
 QUEUED, RUN, SILENCE = 1, 10, 600
+# The same for one that runs on and gives no sign, but is ready to.
+STARVED = 40
+# Also in units of patience: how long to nap between two looks, and how much real time to see at most in one look.
+NAP, LOOK = 0.1, 0.15
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -22,6 +27,16 @@ _Ts = TypeVarTuple("_Ts")
 
 def _nothing() -> None:
     return
+
+
+def _is_ready(thread: threading.Thread) -> bool:
+    """Tell whether a thread runs or would like to; where the system does not say, it does not."""
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    # The name before may hold anything, parentheses too.
+    return stat.rpartition(")")[2].split()[0] == "R"
 
 
 @dataclass(slots=True, eq=False)
@@ -70,12 +85,21 @@ class Coordinator:
     _visits: int = 0
     _orders: Iterator[int] = field(default_factory=itertools.count)
     _here: threading.local = field(default_factory=threading.local)
+    _lived: float = 0.0
+    _seen: float = field(default_factory=SYSTEM.monotonic)
 
     def pause(self, until: float, event: threading.Event | None = None) -> None:
         """Block this thread until the clock shows `until` or `event` is set, and it is this thread's turn."""
         me = self._me()
         self.block(me, until, event)
         self.await_turn(me)
+
+    def _real(self) -> float:
+        """Return real seconds, but for those in which the machine let nobody here look: they are no one's fault."""
+        with self.changed:
+            seen, self._seen = self._seen, SYSTEM.monotonic()
+            self._lived += min(self._seen - seen, LOOK * self.patience)
+            return self._lived
 
     def await_turn(self, me: Participant) -> None:
         """Block this thread until `me` runs."""
@@ -92,11 +116,13 @@ class Coordinator:
             nap = self.elect()
             if me.until is None:
                 return False
-            if me.event is None or me.event.is_set():
+            # Whoever wakes `me` from now on takes it away.
+            event = me.event
+            if event is None or event.is_set():
                 self.changed.wait(nap)
                 return True
         # Whoever sets an event tells nobody else: look up from it often.
-        me.event.wait(self.patience / 10)
+        event.wait(NAP * self.patience)
         return True
 
     def block(
@@ -107,13 +133,13 @@ class Coordinator:
             self._present.add(who)
             who.until, who.event, who.sockets, who.order = until, event, sockets, next(self._orders)
             self._visits += who.thread is self.home
-            self._last = SYSTEM.monotonic()
+            self._last = self._real()
 
     def run(self, who: Participant, hold: float = RUN) -> None:
         """Note that `who` runs from now on, and may keep the others waiting for `hold` times the patience."""
         with self.changed:
             who.until, who.event, who.sockets, who.hold = None, None, False, hold
-            who.since = self._last = SYSTEM.monotonic()
+            who.since = self._last = self._real()
 
     def enter(self, who: Participant, hold: float = RUN) -> None:
         """Note that `who` is there, and runs."""
@@ -125,27 +151,33 @@ class Coordinator:
         """Note that `who` is not there any more."""
         with self.changed:
             self._present.discard(who)
-            self._last = SYSTEM.monotonic()
+            self._last = self._real()
             self.elect()
             self.changed.notify_all()
 
     def elect(self) -> float:
-        """If none runs, wake whoever is due first; return after how many real seconds to ask again."""
+        """If none runs, wake whoever is due first; return after how many real seconds to look again."""
         with self.changed:
-            real = SYSTEM.monotonic()
+            real = self._real()
             self._forget(real)
             waiting = [one for one in self._present if one.until is not None]
-            busy = max((one.since + one.hold * self.patience for one in self._running()), default=-inf)
-            if waiting and busy <= real:
+            if waiting and not any(self._holds_up(one, real) for one in self._running()):
                 self._wake_first(waiting, real)
-            return min(max(busy - real, self.patience / 10), self.patience)
+            return NAP * self.patience
+
+    def _holds_up(self, one: Participant, real: float) -> bool:
+        """Tell whether the others still wait for one that runs: longer if only a busy machine keeps it from running."""
+        over = real - one.since - one.hold * self.patience
+        return over < 0 or (
+            over < STARVED * self.patience and one.thread is not None and _is_ready(one.thread)
+        )
 
     def _wake_first(self, waiting: list[Participant], real: float) -> None:
         first = min(waiting, key=lambda one: (one.due(self.now), one.order))
         due = first.due(self.now)
         if due <= self.now:
             self._wake(first, waiting)
-        elif real - self._last < self._grace(waiting, due):
+        elif self._may_act(waiting, due, real - self._last):
             return
         elif due < inf:
             self.now = due
@@ -154,6 +186,14 @@ class Coordinator:
             self._wake(first, waiting)
         else:
             self._despair(waiting)
+
+    def _may_act(self, waiting: list[Participant], due: float, silence: float) -> bool:
+        """Tell whether the outside still has time to act, after so many real seconds in which nothing happened."""
+        grace = self._grace(waiting, due)
+        if silence < grace:
+            return True
+        # A thread that is ready to run, but that a busy machine lets wait, gets as long as one that runs.
+        return grace > 0 and silence < RUN * self.patience and any(map(_is_ready, self._unknown()))
 
     def _grace(self, waiting: list[Participant], due: float) -> float:
         """Return for how many real seconds the outside may act before time passes, or before all is lost."""
@@ -196,8 +236,11 @@ class Coordinator:
 
     def _strangers(self) -> bool:
         """Tell whether a thread lives of which nothing is known."""
+        return bool(self._unknown())
+
+    def _unknown(self) -> set[threading.Thread]:
         known = self._parked.union(one.thread for one in self._present if one.thread)
-        return not known.issuperset(threading.enumerate())
+        return {*threading.enumerate()} - known
 
     def _me(self) -> Participant:
         me: Participant | None = getattr(self._here, "participant", None)
@@ -302,8 +345,9 @@ class Coordinator:
     def _await_end(self, members: list[Participant]) -> None:
         with self.changed:
             while self._present.intersection(members):
-                self.changed.wait(self.patience)
-                if SYSTEM.monotonic() - self._last > SILENCE * self.patience:
+                self.changed.wait(NAP * self.patience)
+                # Later than those who wait give up, who know more of what is wrong.
+                if self._real() - self._last > (SILENCE + RUN) * self.patience:
                     raise RuntimeError(
                         f"nothing happened on the virtual clock for {SILENCE * self.patience:g} real seconds,"
                         " but a thread still runs: what it waits for is not on the clock"

@@ -9,6 +9,8 @@ from zlib import crc32
 import pytest
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from holdfast.testing.clock import VirtualClock
     from holdfast.testing.recorder import EventRecorder
 
@@ -45,3 +47,11 @@ def seeded_random(request: pytest.FixtureRequest) -> Iterator[int]:
     node.add_report_section("setup", "holdfast", f"seeded_random: {seed}")
     with use_random(seed):
         yield seed
+
+
+@pytest.fixture
+def lab() -> ModuleType:
+    """Give `holdfast.lab`: `assert lab.run(policy, "stall", seeds=3).recovers_within(5)`."""
+    import holdfast.lab
+
+    return holdfast.lab

@@ -1,0 +1,5 @@
+"""`python -m holdfast`: the `holdfast` command."""
+
+from holdfast.cli.main import main
+
+raise SystemExit(main())

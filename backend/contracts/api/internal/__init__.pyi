@@ -1,0 +1,1 @@
+"""Interfaces for people who operate a service, not for its users."""

@@ -1,0 +1,1 @@
+"""The HTTP API for policies, and the dashboard (extra `api`)."""
