@@ -16,10 +16,15 @@ from tenacity import retry_if_exception_type
 
 from backend.tests.integration._client import Caller, SkippingClock, caller
 from backend.tests.integration._server import FaultyServer, respond
+from holdfast.infrastructure.resilience.cache import Cache
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
 from holdfast.infrastructure.resilience.deadline import current_deadline, remaining
 from holdfast.infrastructure.resilience.errors import CircuitOpenError, ConfigurationError, TimeoutExceeded
+from holdfast.infrastructure.resilience.hedge import Hedge
 from holdfast.infrastructure.resilience.pipeline import Pipeline
+from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.rate_limit import RateLimits
+from holdfast.infrastructure.resilience.registry import Registry
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.infrastructure.resilience.window import Window
@@ -103,9 +108,32 @@ def test_every_fault_of_the_settings_is_reported_at_once(make: Callable[..., Any
 
 @pytest.mark.parametrize("make", [httpx_transport, async_httpx_transport])
 def test_what_is_no_policy_is_refused(make: Callable[..., Any]) -> None:
-    """A transport needs a policy."""
+    """A transport needs a policy, whole but for what it knows itself: the host that a breaker is for."""
     with pytest.raises(TypeError, match="is no policy: give a Pipeline"):
         make(3)
+    with pytest.raises(TypeError, match=r"RateLimits needs .* give key="):
+        make(RateLimits(1))
+    assert make(CircuitBreakers()).breakers is not None
+
+
+@pytest.mark.parametrize("make", [httpx_transport, async_httpx_transport])
+@pytest.mark.parametrize("unfit", [Hedge(0.1), Cache(60)])
+def test_a_hedge_or_a_cache_is_refused(make: Callable[..., Any], unfit: Policy) -> None:
+    """What would send a POST twice, or keep open connections, belongs around a function that returns data."""
+    for policy in (unfit, Pipeline(Retry(), unfit)):
+        with pytest.raises(TypeError, match=r"cannot be in an httpx transport: .* decorate the function"):
+            make(policy)
+
+
+def test_a_hedge_that_comes_under_a_name_later_sends_nothing(send: Send) -> None:
+    """A name that is given a hedge is refused at the next request, before that is sent."""
+    registry, remote = Registry(), Remote()
+    registry.define("shop", Retry())
+    named = registry.resilient("shop")
+    registry.define("shop", Hedge(0.1))
+    with pytest.raises(TypeError, match="cannot be in an httpx transport"):
+        send(named, remote, "POST")
+    assert remote.requests == []
 
 
 def test_the_functions_make_the_classes() -> None:
@@ -339,6 +367,28 @@ def test_an_error_without_a_request_was_made_before_any_was_sent() -> None:
     """A policy inside the retry may raise a connection error of its own: nothing was sent then either."""
     assert rules.never_left(httpx.ConnectError("made up")) is True
     assert rules.never_left(httpx.ReadError("made up")) is False
+
+
+@pytest.mark.parametrize(
+    ("sent", "left"),
+    [(None, False), (httpx.ReadError("lost"), True), (httpx.ConnectError("refused"), False)],
+    ids=repr,
+)
+def test_a_refusal_left_if_what_came_before_it_did(sent: Exception | None, *, left: bool) -> None:
+    """A policy may refuse only the second attempt of a retry inside: its first may have done what was asked."""
+    refusal = CircuitOpenError("api", 1.0)
+    refusal.__cause__ = sent
+    assert rules.never_left(refusal) is not left
+
+
+def test_a_post_whose_second_attempt_is_refused_is_sent_once(send: Send) -> None:
+    """A retry outside knows by the refusal's cause that the first attempt was sent."""
+    breaker = CircuitBreaker(window=Window.consecutive(1))
+    stack = Pipeline(Retry(3, wait=0.0), Retry(2, wait=0.0, on=httpx.ReadError), breaker)
+    remote = Remote(httpx.ReadError("lost"))
+    with pytest.raises((httpx.ReadError, CircuitOpenError)):
+        send(stack, remote, "POST", content=b"order")
+    assert len(remote.requests) == 1
 
 
 def test_errors_know_their_request(send: Send) -> None:

@@ -1,0 +1,394 @@
+"""Fixtures of the jobs' suite: files that rows come from, databases, and every kind of store."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import pytest
+import sqlalchemy as sql
+
+from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
+from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
+from backend.tests.integration.jobs._homes import (
+    OWN,
+    Home,
+    MemoryHome,
+    PostgresHome,
+    SqliteHome,
+    own_database,
+    own_homes,
+)
+from backend.tests.integration.jobs._kill_job import Plan
+from backend.tests.integration.jobs._kill_matrix import ORDERS, Nurseries
+from backend.tests.integration.jobs._kill_outages import Cluster, programs
+from backend.tests.integration.jobs._kill_service import Labels
+from backend.tests.integration.jobs._kill_worker import Nursery
+from backend.tests.integration.jobs._ledger import Ledger
+from backend.tests.integration.jobs._next_version import version_that_adds, version_that_renames
+from backend.tests.integration.jobs._outside import HANDLERS, KILLED, ROWS, ended, started
+from backend.tests.integration.jobs._racing import RACERS, Race, Racers, race_threads
+from backend.tests.integration.jobs._relay import Relay
+from holdfast.cli.main import main
+from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, MemoryBlobStore
+from holdfast.infrastructure.store.sql import SqlStateStore, drop_tenant, open_store
+from holdfast.infrastructure.store.sql import tenants as sql_tenants
+from holdfast.infrastructure.store.state import JobRecord, StateStore
+from holdfast.services.jobs import Jobs
+from holdfast.testing.clock import VirtualClock
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Give a function that writes a file: its content, as text in UTF-8 or as bytes, and its name."""
+
+    def write(content: str | bytes, name: str = "orders.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> WriteWorkbook:
+    """Give a function that writes an Excel file with the rows of one sheet, or of several by name."""
+
+    def write(rows: Any, name: str = "orders.xlsx") -> Path:
+        return write_workbook(tmp_path / name, rows)
+
+    return write
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sql.Engine]:
+    """Run the test on SQLite and on PostgreSQL: give the engine of an empty database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'orders.db'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    made = sql.create_engine(url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="session")
+def empty_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of empty SQLite stores, to be copied: that is faster than making new ones."""
+    folder = tmp_path_factory.mktemp("stores")
+    made = SqliteHome(folder)
+    for tenant in ("default", "other"):
+        made.open(tenant)
+    made.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stores_database(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a PostgreSQL database for the stores of all tests, dropped at the end."""
+    with own_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["SQLite", "PostgreSQL"])
+def query_plans(request: pytest.FixtureRequest) -> list[Any]:
+    """Give the plans of all statements that a store sent to a table that is nearly all done, on each database."""
+    tracing: Any = import_module("benchmarks._query_plans")
+    where: dict[str, str] = {}
+    if request.param == "PostgreSQL":
+        where["postgres"] = request.getfixturevalue("stores_database")
+        if not tracing.has_auto_explain(where["postgres"]):
+            pytest.skip("this PostgreSQL has no auto_explain, or keeps it from this user")
+    found: list[Any] = tracing.plans(request.param, **where)
+    return found
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql", *(["yours"] if OWN else [])])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Run the test on each kind of store; give its name."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def new_home(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) -> Callable[[], Home]:
+    """Give a function that makes a place for stores, where nothing is stored yet; one at a time."""
+    if store_kind == "memory":
+        return MemoryHome
+    if store_kind == "postgresql":
+        database: str = request.getfixturevalue("stores_database")
+        return partial(PostgresHome, database)
+    numbers = count()
+    if store_kind == "yours":
+        return lambda: cast("Home", own_homes()(tmp_path / f"own-{next(numbers)}"))
+    empty: Path = request.getfixturevalue("empty_stores")
+    return lambda: SqliteHome(copytree(empty, tmp_path / f"stores-{next(numbers)}"))
+
+
+@pytest.fixture
+def home(new_home: Callable[[], Home]) -> Iterator[Home]:
+    """Run the test on each kind of store; give a place where nothing is stored yet."""
+    made = new_home()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ledger(home: Home, virtual_clock: VirtualClock) -> Ledger:
+    """Give an empty store on the virtual clock, which is checked after each change."""
+    return Ledger(home, virtual_clock)
+
+
+@pytest.fixture
+def tenants(home: Home, virtual_clock: VirtualClock) -> tuple[Ledger, Ledger]:
+    """Give the empty stores of two tenants in one place."""
+    return Ledger(home, virtual_clock), Ledger(home, virtual_clock, "other")
+
+
+@pytest.fixture(scope="session")
+def racers() -> Iterator[Racers]:
+    """Give the processes that race for a store."""
+    made = Racers()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def race(home: Home, racers: Racers) -> Race:
+    """Give a function that lets four callers do the same at once: `race(task, *facts)` returns their results."""
+
+    def run(task: str, *facts: Any, callers: int = RACERS) -> list[Any]:
+        if home.url is None:
+            return race_threads(home.open(), task, facts, callers)
+        return racers.race(home.url, task, facts, callers)
+
+    return run
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Run the test with a sync and with an async handler."""
+    said: Mode = request.param
+    return said
+
+
+@pytest.fixture
+def desk(home: Home, virtual_clock: VirtualClock, mode: Mode) -> Desk:
+    """Give jobs over an empty store on the virtual clock."""
+    return Desk(home.open(clock=virtual_clock), virtual_clock, mode)
+
+
+@pytest.fixture
+def letterbox() -> Iterator[type[Letterbox]]:
+    """Give an empty letterbox for results that are written back."""
+    Letterbox.empty()
+    yield Letterbox
+    Letterbox.empty()
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the file of the outside service, for this process too."""
+    monkeypatch.setenv("OUTSIDE", str(tmp_path / "calls"))
+    monkeypatch.setenv("PACE", "0")
+    return tmp_path / "calls"
+
+
+@pytest.fixture
+def jobs(home: Home) -> Jobs:
+    """Give jobs in real time, over a store that other processes can open."""
+    return Jobs(home.open(), HANDLERS.values())
+
+
+@pytest.fixture
+def monitor(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Give a function that runs a command of `holdfast jobs` on the store; it returns exit code and what was said."""
+    # The command looks for handlers in the current folder, too.
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+    def run(command: str, *words: str) -> tuple[int, str]:
+        code = main(["jobs", command, *words, "--store", str(home.url)])
+        return code, "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def killed(home: Home, jobs: Jobs, outside: Path) -> Callable[..., JobRecord]:
+    """Give a function that submits a job and runs it in a process, which is killed at a boundary."""
+
+    def run(handler: str, at: str, record: str = "each") -> JobRecord:
+        job = jobs.submit(range(ROWS), HANDLERS[handler], mode="auto")
+        assert home.url is not None
+        program = started(home.url, outside, "run", job.id, record, HOLDFAST_KILL_AT=at)
+        assert ended(program) == KILLED
+        return job
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Give the process that forks those to be killed."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def later_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a later version of the library, whose migrations only add."""
+    return version_that_adds(tmp_path_factory.mktemp("later"))
+
+
+@pytest.fixture(scope="session")
+def renaming_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a later version of the library, whose migration renames a table."""
+    return version_that_renames(tmp_path_factory.mktemp("renaming"))
+
+
+@pytest.fixture(scope="session")
+def nurseries(nursery: Nursery, later_version: Path) -> Iterator[Nurseries]:
+    """Give the processes that fork those of this version, and of the later one."""
+    later = Nursery(later_version)
+    yield Nurseries(now=nursery, later=later)
+    later.close()
+
+
+@pytest.fixture(scope="session")
+def label_service() -> Iterator[Labels]:
+    """Give the outside service, which makes labels and counts."""
+    made = Labels()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def labels(label_service: Labels) -> Labels:
+    """Give the outside service, which has made no label yet."""
+    label_service.forget()
+    label_service.pace = 0.0
+    return label_service
+
+
+@pytest.fixture(scope="session")
+def second() -> Iterator[Nursery]:
+    """Give another process that forks, for two workers at once."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Give a PostgreSQL of the test's own, where its programs are installed."""
+    if programs() is None:
+        pytest.skip("PostgreSQL's own programs, initdb and pg_ctl, are not installed")
+    # Not below pytest's folder, where the server's user may not look.
+    with TemporaryDirectory() as folder:
+        made = Cluster(Path(folder))
+        yield made
+        made.crash()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Give the URL of a SQLite file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[SqlStateStore]:
+    """Give an empty store in a SQLite file."""
+    with open_store(sqlite_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def schemas_database(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a PostgreSQL database for tests that make and drop tenants."""
+    with own_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def server_url(schemas_database: str) -> Iterator[str]:
+    """Give the URL of a PostgreSQL database without tenants."""
+    yield schemas_database
+    for tenant in sql_tenants(schemas_database):
+        drop_tenant(schemas_database, tenant)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Run the test on SQLite and on PostgreSQL: give the URL of a place without tenants."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "server_url")
+    return url
+
+
+@pytest.fixture
+def server_store(server_url: str) -> Iterator[SqlStateStore]:
+    """Give an empty store in PostgreSQL."""
+    with open_store(server_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def relay(server_url: str) -> Iterator[Relay]:
+    """Give a relay before the PostgreSQL server."""
+    parts = urlsplit(server_url)
+    made = Relay(parts.hostname or "127.0.0.1", parts.port or 5432)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def relayed_url(server_url: str, relay: Relay) -> str:
+    """Give the URL of the same database through the relay."""
+    parts = urlsplit(server_url)
+    user = f"{parts.username}@" if parts.username else ""
+    return parts._replace(netloc=f"{user}127.0.0.1:{relay.port}").geturl()
+
+
+@pytest.fixture
+def cut_store(server_store: SqlStateStore, relayed_url: str) -> Iterator[SqlStateStore]:
+    """Give an empty store whose connections go through the relay."""
+    with open_store(relayed_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plan(home: Home, tmp_path: Path, labels: Labels) -> Callable[..., Plan]:
+    """Give a function that makes a plan for a process, for which the orders lie ready."""
+    rows = "".join(f"{order},{order} Kelp Lane\n" for order in ORDERS)
+    (tmp_path / "orders.csv").write_text(f"order,street\n{rows}", encoding="utf-8")
+
+    assert home.url is not None
+    return partial(replace, Plan(url=home.url, folder=str(tmp_path), port=labels.port))
+
+
+@pytest.fixture
+def store(home: Home) -> StateStore:
+    """Give the store, open in this process too."""
+    return home.open()
+
+
+@pytest.fixture(params=["memory", "folder"])
+def tenant_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], BlobStore]:
+    """Give a function that opens the blobs of a tenant, in a store of each kind."""
+    return MemoryBlobStore if request.param == "memory" else partial(FolderBlobStore, tmp_path)
+
+
+@pytest.fixture
+def blobs(tenant_blobs: Callable[[str], BlobStore]) -> BlobStore:
+    """Give an empty store of blobs, of each kind."""
+    return tenant_blobs("default")
