@@ -17,11 +17,11 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class AsgiServer:
-    """Serves one application on 127.0.0.1 until it is stopped."""
+    """Serves one application on 127.0.0.1 until it is stopped; on any free port, unless one is given."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, port: int = 0) -> None:
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_level="critical", lifespan="off", ws="none"
+            app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", ws="none"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -34,8 +34,13 @@ class AsgiServer:
     @property
     def url(self) -> str:
         """The address of the server."""
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        return f"http://127.0.0.1:{port}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port of the server."""
+        port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        return port
 
     def stop(self) -> None:
         """Stop serving; what is still running is cancelled."""

@@ -1,12 +1,14 @@
-"""Servers that the integration tests share: HTTP that fails as scripted, and Redis where there is one."""
+"""Servers that the integration tests share: HTTP that fails as scripted, Redis and PostgreSQL where there are any."""
 
 import importlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from backend.tests._run import database_name, postgres_address
 from backend.tests.integration._asgi import Application, AsgiServer
 from backend.tests.integration._client import Caller, Mode, SkippingClock, caller
 from backend.tests.integration._server import FaultyServer
@@ -65,12 +67,17 @@ def redis_url() -> str:
     """Give the URL of a Redis that answers; without one, skip, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
     urls = (os.environ.get("HOLDFAST_REDIS_URL"), os.environ.get("REDIS_URL"), "redis://127.0.0.1:6379/0")
     url = next(filter(None, urls))
-    problem = redis_problem(url)
+    require(redis_problem(url), "HOLDFAST_REDIS_URL")
+    return url
+
+
+def require(problem: str | None, variable: str) -> None:
+    """Skip if a server cannot be used, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
     if problem is None:
-        return url
+        return
     if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
         pytest.fail(f"{problem}, and HOLDFAST_REQUIRE_SERVICES=1")
-    pytest.skip(f"{problem}; start one, or say where it is in HOLDFAST_REDIS_URL")
+    pytest.skip(f"{problem}; start one, or say where it is in {variable}")
 
 
 def redis_problem(url: str) -> str | None:
@@ -87,3 +94,36 @@ def redis_problem(url: str) -> str | None:
     finally:
         client.close()
     return None
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """Give the URL of a PostgreSQL that answers; without one, skip, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
+    url = postgres_address()
+    require(postgres_problem(url), "HOLDFAST_POSTGRES_URL")
+    return url
+
+
+def postgres_problem(url: str) -> str | None:
+    """Return why PostgreSQL at `url` cannot be used, or None."""
+    try:
+        psycopg: Any = importlib.import_module("psycopg")
+    except ImportError:
+        return "the package psycopg is not installed (extra `postgres`)"
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.Error as error:
+        return f"no PostgreSQL answers at {url} ({error})"
+    return None
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Give the URL, for SQLAlchemy with psycopg, of a database of the test's own, dropped afterwards."""
+    psycopg: Any = importlib.import_module("psycopg")
+    name = database_name()
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        parts = urlsplit(postgres_server)
+        yield urlunsplit(parts._replace(scheme="postgresql+psycopg", path=f"/{name}"))
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

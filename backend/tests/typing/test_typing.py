@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.one_python, pytest.mark.no_cover]
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 ACCEPTED, REFUSED = "accepted_uses.py", "refused_uses.py"

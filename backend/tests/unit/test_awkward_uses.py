@@ -1,15 +1,18 @@
 """Awkward uses that a service meets sooner or later: forks, the garbage collector, tasks, odd settings and names."""
 
 import asyncio
+import copy
 import functools
 import gc
 import os
+import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +20,29 @@ import httpx
 import pytest
 
 import holdfast
+from holdfast.infrastructure.resilience import _compile
+from holdfast.infrastructure.resilience.bulkhead import Bulkhead, bulkhead
+from holdfast.infrastructure.resilience.cache import cache
+from holdfast.infrastructure.resilience.chaos import chaos
 from holdfast.infrastructure.resilience.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakers,
     circuit_breaker,
 )
+from holdfast.infrastructure.resilience.concurrency_limit import concurrency_limit
 from holdfast.infrastructure.resilience.deadline import remaining
-from holdfast.infrastructure.resilience.errors import ConfigurationError, TimeoutExceeded
+from holdfast.infrastructure.resilience.errors import ConfigurationError, ThrottledError, TimeoutExceeded
 from holdfast.infrastructure.resilience.events import CircuitOpened, RetryGaveUp, subscribe
-from holdfast.infrastructure.resilience.hedge import Hedge
+from holdfast.infrastructure.resilience.fallback import fallback
+from holdfast.infrastructure.resilience.hedge import Hedge, hedge
+from holdfast.infrastructure.resilience.meter import metered
 from holdfast.infrastructure.resilience.permit import Permit
-from holdfast.infrastructure.resilience.pipeline import Pipeline
-from holdfast.infrastructure.resilience.rate_limit import RateLimits
+from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
+from holdfast.infrastructure.resilience.rate_limit import RateLimit, RateLimits, rate_limit
 from holdfast.infrastructure.resilience.retry import Retry, current_attempt, retry
 from holdfast.infrastructure.resilience.states import CircuitState
-from holdfast.infrastructure.resilience.throttle import Throttle
-from holdfast.infrastructure.resilience.timeout import Timeout
+from holdfast.infrastructure.resilience.throttle import Throttle, throttle
+from holdfast.infrastructure.resilience.timeout import Timeout, timeout
 from holdfast.infrastructure.resilience.window import Window, WindowCounts
 from holdfast.infrastructure.transport.http import httpx_transport
 from holdfast.testing.clock import VirtualClock
@@ -330,6 +340,10 @@ async def refuses(result: object) -> bool:
     return False
 
 
+def fail() -> None:
+    raise ConnectionError
+
+
 class Refusing:
     """A predicate whose call is async."""
 
@@ -355,6 +369,8 @@ class Refusing:
         (lambda: Pipeline(Retry(), name=5), "name = 5 is not text"),  # type: ignore[arg-type]
         (lambda: CircuitBreaker(print), "write @circuit_breaker"),  # type: ignore[arg-type]
         (lambda: CircuitBreaker("x", listeners=5), "listeners = 5 is not a tuple"),  # type: ignore[arg-type]
+        (lambda: CircuitBreaker("x", storage="redis://cache"), "storage = 'redis://cache' keeps no state"),
+        (lambda: CircuitBreaker("x", state_storage=dict), "storage = <class 'dict'> keeps no state"),
         (lambda: Retry(nested=1), "nested = 1 is not a bool"),  # type: ignore[arg-type]
         (lambda: subscribe(None), "subscriber = None is not callable"),  # type: ignore[arg-type]
         (lambda: subscribe(refuses), "subscriber .* is async"),
@@ -366,6 +382,104 @@ def test_mistakes_are_told_where_they_are_made(make: Callable[[], object], said:
     """A setting that could never work is refused, with its name, value and remedy, before any call."""
     with pytest.raises(ConfigurationError, match=said):
         make()
+
+
+BARE = (retry, circuit_breaker, concurrency_limit, hedge, throttle)
+
+
+@pytest.mark.parametrize("decorator", BARE, ids=lambda one: one.__name__)
+def test_decorators_that_need_no_setting_work_without_parentheses(decorator: Any) -> None:
+    """`@throttle` is `@throttle()`, with a policy of the function's own, and does not swallow settings."""
+
+    def work(number: int) -> int:
+        return -number
+
+    async def awork(number: int) -> int:
+        return -number
+
+    assert decorator(work)(1) == -1
+    assert asyncio.run(decorator(awork)(1)) == -1
+    assert explain(decorator(work)).policies == explain(decorator()(work)).policies
+    named = _compile.stack_of(decorator(work, name="own"))
+    assert named is not None
+    assert named.parts[0].name == "own"
+
+
+def test_each_function_under_a_bare_decorator_has_a_state_of_its_own() -> None:
+    """What one function under a bare `@throttle` meets says nothing about another's dependency."""
+
+    def other() -> None:
+        return
+
+    stacks = [_compile.stack_of(throttle(fn)) for fn in (fail, other)]
+    assert len({id(stack.parts[0]) for stack in stacks if stack is not None}) == 2
+
+
+TARGETS: list[Any] = [fail, refuses, staticmethod(fail), classmethod(repr)]
+NEEDY: dict[str, Callable[[Any], object]] = {
+    "@timeout(2.0)": timeout,
+    "@bulkhead(10)": bulkhead,
+    "@rate_limit(100)": rate_limit,
+    "@cache(60.0)": cache,
+    "@chaos(0.05, error=ConnectionError)": chaos,
+    '@metered("payments")': metered,
+}
+
+
+@pytest.mark.parametrize("usage", NEEDY)
+@pytest.mark.parametrize("target", TARGETS)
+def test_decorators_that_need_a_setting_say_so(usage: str, target: Any) -> None:
+    """`@timeout` without parentheses is a TypeError that shows the decorator as it should be written."""
+    with pytest.raises(TypeError, match=re.escape("needs a setting, and was given ")) as caught:
+        NEEDY[usage](target)
+    assert str(caught.value).startswith(usage.partition("(")[0])
+    assert str(caught.value).endswith(f"in its place: write {usage}")
+
+
+def test_a_bare_fallback_says_what_it_needs() -> None:
+    """`@fallback` might be meant as `call=`: the error tells of both."""
+    with pytest.raises(ConfigurationError, match=r"give call=fn .* @fallback\(None\)"):
+        fallback(fail)
+
+
+ALONE: dict[str, Callable[[], object]] = {
+    "Bulkhead": lambda: Bulkhead(1, queue=2),
+    "RateLimit": lambda: RateLimit(1),
+    "RateLimits": lambda: RateLimits(1, key=len),
+    "CircuitBreakers": lambda: CircuitBreakers("hosts"),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.deepcopy])
+def test_what_cannot_be_copied_says_what_to_do(
+    kind: str, duplicate: Callable[[object], object], *, inside: bool
+) -> None:
+    """Pickling or deep copying a policy that others share names it and the remedy, also within a pipeline."""
+    made: Any = ALONE[kind]()
+    with pytest.raises(TypeError, match=f"a {kind} is shared state .*: share this one, and make one in each"):
+        duplicate(Pipeline(made) if inside and kind != "CircuitBreakers" else made)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_copy_of_a_policy_that_was_used_is_one_of_its_own(*, pickled: bool) -> None:
+    """What was compiled for one works on its state, so it stays behind: a copy counts its own calls."""
+    first = Throttle()
+    assert first.call(len, "used") == 4
+    second: Throttle = pickle.loads(pickle.dumps(first)) if pickled else copy.deepcopy(first)
+    for _ in range(12):
+        with suppress(ConnectionError, ThrottledError):
+            second.call(fail)
+    assert first.rejection_probability == 0
+    assert second.rejection_probability > 0
+
+
+def test_a_family_is_shown_without_its_address() -> None:
+    """What `explain()` tells of a pipeline is the same in every run."""
+    family = CircuitBreakers("hosts", key=str)
+    family.get("a")
+    assert explain(Pipeline(family)).policies == ("<CircuitBreakers 'hosts' of 1>",)
 
 
 def test_parameters_may_be_called_as_what_generated_code_uses() -> None:

@@ -327,6 +327,16 @@ def test_what_a_deposit_counts_and_what_an_outage_is_granted() -> None:
     assert [budget.share for budget in budgets] == [0.1, 0, 0, 0.3]
 
 
+def test_what_a_budget_can_hold() -> None:
+    """A quota and a throttle hold what they begin with at most; a ratio holds what first attempts earn."""
+    quota, throttle = RetryBudget.aws(tokens=50), RetryBudget.grpc(tokens=4, token_ratio=3.0)
+    assert [one.capacity for one in (RetryBudget(), RetryBudget.aws(), RetryBudget.grpc())] == [None, 500, 10]
+    for budget in (quota, throttle):
+        for _ in range(100):
+            budget.deposit()
+    assert [(one.tokens, one.capacity) for one in (quota, throttle)] == [(50, 50), (4, 4)]
+
+
 @pytest.mark.parametrize(
     ("at", "first", "later"),
     [(0, False, False), (1, True, False), (2, True, True)],

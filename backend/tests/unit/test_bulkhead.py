@@ -20,11 +20,17 @@ import pytest
 from backend.tests.integration.resilience._driver import Driver, Mode, driver_of
 from holdfast.infrastructure.resilience import _bulkhead
 from holdfast.infrastructure.resilience.bulkhead import Bulkhead, BulkheadConfig, bulkhead
+from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.clock import Clock
+from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit
 from holdfast.infrastructure.resilience.deadline import deadline_after
 from holdfast.infrastructure.resilience.errors import BulkheadFullError, ConfigurationError
 from holdfast.infrastructure.resilience.events import CallDelayed, CallRejected, LimitChanged, subscribe
+from holdfast.infrastructure.resilience.fallback import Fallback
 from holdfast.infrastructure.resilience.pipeline import Pipeline
+from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.rate_limit import RateLimit
+from holdfast.infrastructure.resilience.throttle import Throttle
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.testing import EventRecorder, Script, VirtualClock, fail, succeed
 
@@ -726,6 +732,70 @@ def test_the_wait_counts_in_the_worst_case(places: Bulkhead, seconds: float) -> 
     assert (told.duration, told.hinted_duration, told.attempts) == (seconds, seconds, 1.0)
     assert "BulkheadFullError" in told.errors
     assert Pipeline(Timeout(1.0), places, Timeout(2.0)).explain().duration == 1.0
+
+
+@pytest.mark.parametrize(
+    ("policies", "kind"),
+    [
+        ((Bulkhead(3), Timeout(2.0, sync="thread")), "bulkhead"),
+        ((Bulkhead(3), RateLimit(1), Timeout(2.0, sync="thread")), "bulkhead"),
+        ((ConcurrencyLimit(), Timeout(2.0, sync="thread")), "concurrency limit"),
+        ((Timeout(2.0, sync="thread"), Bulkhead(3)), None),
+        ((Timeout(2.0, sync="thread"), ConcurrencyLimit()), None),
+        ((Bulkhead(3), Timeout(2.0)), None),
+        ((RateLimit(1), Timeout(2.0, sync="thread")), None),
+    ],
+)
+def test_explain_warns_of_places_around_threads(policies: tuple[Policy, ...], kind: str | None) -> None:
+    """Outside a thread timeout a place is free again while the worker that was left behind still runs."""
+    told = (
+        f"{kind} around a thread timeout: a worker that is left behind runs on, while its place goes to another "
+        f"call; put the {kind} inside the timeout"
+    )
+    assert Pipeline(*policies).explain().warnings == (() if kind is None else (told,))
+
+
+TWICE: dict[str, tuple[Policy, str]] = {
+    "bulkhead of 1": (Bulkhead(1), "its one place is taken when the call comes to the second"),
+    "bulkhead": (
+        Bulkhead(5),
+        "a call takes two places, and calls that hold one each stand in one another's way",
+    ),
+    "concurrency limit": (
+        ConcurrencyLimit(),
+        "a call takes two places, and calls that hold one each stand in one another's way",
+    ),
+    "rate limit": (RateLimit(1), "it counts every call as two"),
+    "throttle": (Throttle(), "it counts every call as two"),
+    "circuit breaker": (CircuitBreaker("x"), "it counts every call as two"),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_explain_warns_of_one_policy_in_two_places(kind: str) -> None:
+    """The same policy twice, however nested, is told in text, facts and chart; two of a kind are not."""
+    policy, why = TWICE[kind]
+    told = Pipeline(policy, Pipeline(Fallback(None), Pipeline(policy))).explain()
+    expected = f"the same {kind.removesuffix(' of 1')} twice: {why}; keep one of them"
+    assert expected in told.warnings
+    assert f"warning: {expected}" in str(told).splitlines()
+    assert expected in told.as_dict()["warnings"]
+    assert expected in told.mermaid()
+    assert not any("twice" in one for one in Pipeline(policy, Fallback(None)).explain().warnings)
+
+
+def test_two_bulkheads_are_not_one() -> None:
+    """Two bulkheads of the same settings are two pools, and no reason for a warning."""
+    assert Pipeline(Bulkhead(1), Bulkhead(1)).explain().warnings == ()
+
+
+def test_a_bulkhead_of_one_twice_lets_no_call_through(driver: Driver) -> None:
+    """What the warning says is so: the call that holds the place waits for it until its time is over."""
+    places = Bulkhead(1, queue=1, max_wait=3.0)
+    script = Script(succeed())
+    (refused,) = driver.outcomes(1, driver.decorate(Pipeline(places, places), script))
+    assert type(refused) is BulkheadFullError
+    assert (script.calls, driver.clock.elapsed, places.running) == (0, 3.0, 0)
 
 
 # Forks

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -189,14 +190,17 @@ def test_the_switch_works_at_once() -> None:
         assert outcomes(one, 2) + outcomes(other, 1) == ["ok"] * 3
 
 
+HOLDS = ("0", "off", "false", "no", "OFF", " No ", "False", "offf", "2")
+ALLOWS = ("", " ", "1", "on", "true", "yes", "TRUE", "Yes", " On ")
+
+
 @pytest.mark.parametrize(
-    ("setting", "outcome"),
-    [("0", "ok"), ("off", "ok"), ("false", "ok"), ("no", "ok"), (" ", "ok"), ("", OSError), ("1", OSError)],
+    ("setting", "outcome"), [*((word, "ok") for word in HOLDS), *((word, OSError) for word in ALLOWS)]
 )
 def test_the_environment_holds_every_policy_off(
     monkeypatch: pytest.MonkeyPatch, setting: str, outcome: object
 ) -> None:
-    """HOLDFAST_CHAOS counts at every call; what is neither empty nor 1 holds off, and 1 alone enables nothing."""
+    """HOLDFAST_CHAOS counts at every call; what is neither empty nor a word for yes holds off, and none enables."""
     made = Chaos(rate=1, error=OSError, enabled=True)
     call, silent = made(ok()), Chaos(rate=1, error=OSError)(ok())
     monkeypatch.setenv("HOLDFAST_CHAOS", setting)
@@ -208,6 +212,22 @@ def test_the_environment_holds_every_policy_off(
 
     monkeypatch.delenv("HOLDFAST_CHAOS")
     assert outcomes(call, 1) == [OSError]
+
+
+def test_a_switch_that_nobody_can_read_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is neither a word for yes nor one for no holds off, and the log names it and the remedy, once for each."""
+    one, other = uuid4().hex, uuid4().hex
+    call = Chaos(rate=1, error=OSError, enabled=True)(ok())
+    for setting in (one, "off", "on", one, other):
+        monkeypatch.setenv("HOLDFAST_CHAOS", setting)
+        outcomes(call, 2)
+    assert [record.getMessage().partition(" is neither yes nor no")[0] for record in caplog.records] == [
+        f"HOLDFAST_CHAOS={one!r}",
+        f"HOLDFAST_CHAOS={other!r}",
+    ]
+    assert "give 1, true, yes or on; 0, false, no or off; or nothing" in caplog.text
 
 
 def test_held_off_it_does_nothing_at_all(

@@ -33,6 +33,8 @@ from holdfast.infrastructure.resilience.errors import (
 from holdfast.infrastructure.resilience.events import CallbackFailed, CallRejected, LimitChanged
 from holdfast.infrastructure.resilience.permit import Permit
 from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
+from holdfast.infrastructure.resilience.retry import Retry
+from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.testing import EventRecorder, Script, VirtualClock, fail, succeed
 
 
@@ -758,6 +760,17 @@ def test_explain_names_the_error() -> None:
     told = explain(Pipeline(concurrency_limit()))
     assert told.errors == ("whatever the function raises", "ConcurrencyLimitedError")
     assert (told.attempts, told.amplification, told.warnings) == (1, 1, ())
+
+
+def test_explain_warns_of_a_limit_outside_a_retry() -> None:
+    """Around a retry the limit measures backoff and holds a place through it; inside, it measures attempts."""
+    limit, retry, bound = concurrency_limit(), Retry(attempts=3), Timeout(1.0)
+    (told,) = explain(Pipeline(limit, retry, bound)).warnings
+    assert told == (
+        "concurrency limit outside a retry: the waits between attempts count as latency and hold a place; "
+        "put it inside the retry"
+    )
+    assert explain(Pipeline(retry, limit, bound)).warnings == ()
 
 
 def test_the_error_leaves_no_circle(driver: Driver) -> None:

@@ -13,12 +13,20 @@ import pytest
 from holdfast.infrastructure.resilience.errors import (
     BulkheadFullError,
     CallRejectedError,
+    ChannelError,
     CircuitOpenError,
+    CommandFailed,
     ConcurrencyLimitedError,
     ConfigurationError,
     Fault,
     HoldfastError,
+    HttpFailed,
+    PeerBusy,
+    PeerDisconnected,
+    PeerNotConnected,
+    PeerRefused,
     RateLimitedError,
+    ReplyTimeout,
     RetryBudgetExhausted,
     ThrottledError,
     TimeoutExceeded,
@@ -44,6 +52,17 @@ ERRORS: list[HoldfastError] = [
     ThrottledError("payments"),
     TimeoutExceeded(2.5),
     TimeoutExceeded(2.5, "checkout"),
+    ChannelError("printer", "ship"),
+    PeerNotConnected("printer", "ship"),
+    PeerNotConnected("printer", "ship", may_have_run=True),
+    PeerDisconnected("printer", "ship"),
+    PeerDisconnected("printer", "ship", may_have_run=False),
+    ReplyTimeout("printer", "ship", 60.0),
+    PeerBusy("printer", "ship"),
+    CommandFailed("printer", "ship", "failed", "no paper"),
+    CommandFailed("printer", "ship", "unknown_action", "no such action"),
+    PeerRefused("printer", "401 Unauthorized"),
+    HttpFailed("POST", "https://labels.test/", 503, "busy", retry_after=3.0),
 ]
 NAMES = [repr(error) for error in ERRORS]
 
@@ -80,6 +99,14 @@ def caused(error: HoldfastError, cause: BaseException) -> HoldfastError:
         (ConcurrencyLimitedError, (CallRejectedError,)),
         (ThrottledError, (CallRejectedError,)),
         (TimeoutExceeded, (HoldfastError, TimeoutError)),
+        (ChannelError, (HoldfastError,)),
+        (PeerNotConnected, (ChannelError, ConnectionError)),
+        (PeerDisconnected, (ChannelError, ConnectionError)),
+        (ReplyTimeout, (ChannelError, TimeoutError)),
+        (PeerBusy, (ChannelError,)),
+        (CommandFailed, (ChannelError,)),
+        (PeerRefused, (HoldfastError,)),
+        (HttpFailed, (HoldfastError,)),
     ],
 )
 def test_the_errors_are_one_tree(kind: type[Exception], bases: tuple[type[Exception], ...]) -> None:
@@ -100,6 +127,7 @@ def test_every_error_survives_pickling(error: HoldfastError, protocol: int) -> N
     assert type(there) is type(error)
     assert there.args == error.args
     assert str(there) == str(error)
+    assert vars(there) == vars(noted)
     assert there.__notes__ == ["holdfast: gave up after 3 attempts"]
 
 
@@ -192,8 +220,31 @@ def test_attributes_that_users_add_are_pickled() -> None:
             "circuit breaker 'payments' is isolated",
         ),
         (RetryBudgetExhausted("payments"), "retry budget 'payments' has no token for another attempt"),
+        (RateLimitedError("search", 0.25), "rate limit 'search' has no permit left; try again in 0.25 s"),
+        (
+            RateLimitedError("search", 0.75, True),
+            "rate limit 'search' cannot be asked: its store does not answer; try again in 0.75 s",
+        ),
         (TimeoutExceeded(2.5), "timeout exceeded: no result within 2.5 s"),
         (TimeoutExceeded(2, "checkout"), "timeout of 'checkout' exceeded: no result within 2 s"),
+        (ChannelError("a", "ship"), "peer 'a' brought no result of 'ship'; it may have run"),
+        (PeerNotConnected("a", "ship"), "peer 'a' is not connected: 'ship' was not sent; it has not run"),
+        (
+            PeerNotConnected("a", "ship", may_have_run=True),
+            "peer 'a' is not connected: 'ship' was not sent now, but was earlier; it may have run",
+        ),
+        (
+            PeerDisconnected("a", "ship", may_have_run=False),
+            "peer 'a' disconnected before it answered 'ship'; it has not run",
+        ),
+        (ReplyTimeout("a", "ship", 60), "peer 'a' did not answer 'ship' within 60 s; it may have run"),
+        (PeerBusy("a", "ship"), "peer 'a' is busy and did not begin 'ship'; it has not run"),
+        (
+            CommandFailed("a", "ship", "unknown_action", "none such"),
+            "peer 'a' failed at 'ship' (unknown_action): none such; it has not run",
+        ),
+        (PeerRefused("a", "401 Unauthorized"), "the server refused peer 'a': 401 Unauthorized"),
+        (HttpFailed("PUT", "http://a.test/", 404, "gone"), "PUT http://a.test/ answered 404: gone"),
     ],
 )
 def test_messages_say_who_what_and_how_long(error: Exception, message: str) -> None:
@@ -226,6 +277,12 @@ def test_a_timeout_is_no_error_number() -> None:
 
     assert (error.errno, error.strerror, error.filename) == (None, None, None)
     assert travelled(error).args == (2, "checkout")
+
+
+@pytest.mark.parametrize("error", [ReplyTimeout("a", "ship", 2), PeerDisconnected("a", "ship")], ids=repr)
+def test_an_error_of_a_channel_is_no_error_number(error: OSError) -> None:
+    """Peer and action are not an errno and a strerror, as OSError's constructor would have it."""
+    assert (error.errno, error.strerror, error.filename) == (None, None, None)
 
 
 def test_rejections_take_their_facts_by_position() -> None:

@@ -144,10 +144,10 @@ def test_bad_quantiles_are_refused(settings: dict[str, Any], path: str) -> None:
     assert [fault.path for fault in caught.value.faults] == [path]
 
 
-def test_a_decorator_without_parentheses_says_what_is_wrong() -> None:
-    """`@hedge` is refused where it stands, with what to give."""
+def test_a_function_is_no_delay() -> None:
+    """`Hedge(fn)` is refused where it stands, with what to give; `@hedge` decorates."""
     with pytest.raises(ConfigurationError, match="is no delay; give seconds, or Quantile"):
-        hedge(len)  # type: ignore[arg-type]  # the mistake
+        Hedge(len)  # type: ignore[arg-type]  # the mistake
 
 
 # Who wins
@@ -731,7 +731,7 @@ def test_the_delay_is_learnt(driver: Driver) -> None:
 def test_a_fixed_delay_learns_nothing(driver: Driver) -> None:
     """With seconds for `after` no latency is kept."""
     policy = Hedge(1.0)
-    sample(driver, policy, [0.2] * 100)
+    sample(driver, policy, [0.2] * 20)
     assert policy.latency is None
 
 

@@ -35,6 +35,7 @@ from holdfast.infrastructure.resilience.rate_limit import (
     rate_limit,
 )
 from holdfast.infrastructure.resilience.timeout import Timeout
+from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit
 from holdfast.testing import VirtualClock
 
 
@@ -153,6 +154,17 @@ def test_what_a_clock_cannot_tell_apart_is_no_rate() -> None:
         RateLimit(1_000_001, per=1)
     assert RateLimit(1_000_000).available == 1
     assert RateLimit(60_000_000, per=60).available == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "per"), [(9.9e-10, 1.0), (1e-300, 1.0), (5e-324, 1.0), (1e-9, 1.1), (0.03, 3.1e7)]
+)
+def test_what_hardly_ever_comes_is_no_rate(rate: float, per: float) -> None:
+    """Less than 1e-9 calls a second is refused, before it overflows; that much works, also with the largest burst."""
+    with pytest.raises(ConfigurationError, match=r"is too slow per .* s; give at least 1e-9 a second"):
+        RateLimit(rate, per=per)
+    limit = RateLimit(1e-9, burst=10**9)
+    assert (limit.available, admitted(limit, 5), limit.available) == (10**9, 5, 10**9 - 5)
 
 
 def test_settings_are_frozen_and_pickle() -> None:
@@ -522,6 +534,18 @@ def test_refusals_leave_no_circles(virtual_clock: VirtualClock) -> None:
     assert virtual_clock.run(freed()) == (True, True)
 
 
+@pytest.mark.parametrize("start", [0.0, 1e6])
+def test_a_deadline_is_on_the_common_clock(virtual_clock: VirtualClock, start: float) -> None:
+    """A limit with a clock of its own waits as long as the deadline leaves, whatever time its clock shows."""
+    own = VirtualClock(start=start)
+    virtual_clock.advance(1000.0)
+    limit = RateLimit(1, max_wait=100.0, clock=own)
+    with deadline_after(1.5):
+        assert admitted(limit, 2) == 2
+        with pytest.raises(RateLimitedError), deadline_after(0.5), limit:
+            raise AssertionError
+
+
 def test_a_deadline_that_has_passed_still_admits_at_once(virtual_clock: VirtualClock) -> None:
     """A place that is free is given to whoever asks; only waiting needs time."""
     limit = RateLimit(1, max_wait=10.0)
@@ -566,9 +590,11 @@ def test_a_view_shares_the_familys_state(virtual_clock: VirtualClock) -> None:
 
 
 def test_a_family_without_a_key_function_is_used_by_get() -> None:
-    """Decorating without `key=` is refused with what to do."""
-    with pytest.raises(TypeError, match=r"give key=.*family\.get\(key\)"):
-        RateLimits(1)(lambda: None)
+    """Without `key=` it can be neither a decorator nor part of a pipeline: refused at once, with what to do."""
+    for use in (lambda: RateLimits(1)(lambda: None), lambda: Pipeline(Timeout(1.0), RateLimits(1))):
+        with pytest.raises(TypeError, match=r"give key=.*family\.get\(key\)"):
+            use()
+    assert len(Pipeline(RateLimits(1).get("a")).policies) == 1
 
 
 def test_what_cannot_be_hashed_is_no_key() -> None:
@@ -734,6 +760,27 @@ def hammered(*actions: Callable[[], None]) -> None:
             thread.join()
     finally:
         sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("make", [RateLimit, partial(RedisRateLimit, "redis://127.0.0.1:1/0", "x")])
+def test_changes_at_once_are_both_made(make: Callable[[float], RateLimit | RedisRateLimit]) -> None:
+    """While one thread changes the burst, the rate that another has set is the rate."""
+    limit, wrong = make(1), list[float]()
+
+    def change_rate() -> None:
+        for rate in range(1, 300):
+            limit.reconfigure(rate=rate)
+            if limit.config.rate != rate:
+                wrong.append(rate)
+
+    def change_burst() -> None:
+        for burst in range(1, 300):
+            limit.reconfigure(burst=burst)
+
+    hammered(change_rate, change_burst)
+
+    assert wrong == []
+    assert (limit.config.rate, limit.config.burst) == (299.0, 299)
 
 
 @pytest.mark.parametrize("form", ["decorated", "block"])

@@ -8,8 +8,14 @@ import pytest
 import redis
 import redis.asyncio
 
-from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
+from holdfast.infrastructure.resilience.circuit_breaker import (
+    CircuitBreaker,
+    CircuitBreakers,
+    circuit_breaker,
+)
 from holdfast.infrastructure.resilience.errors import ConfigurationError
+from holdfast.infrastructure.resilience.pipeline import Pipeline
+from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage
 
 URL = "redis://user:secret@127.0.0.1:1/0"
@@ -25,7 +31,9 @@ def test_all_faults_are_reported_together() -> None:
 @pytest.mark.parametrize(
     ("settings", "path"),
     [
+        ({"redis": "localhost:6379"}, "redis"),
         ({"namespace": 7}, "namespace"),
+        ({"namespace": "\ud800"}, "namespace"),
         ({"lease": 86_401.0}, "lease"),
         ({"poll": 0.0}, "poll"),
         ({"poll": True}, "poll"),
@@ -36,15 +44,57 @@ def test_all_faults_are_reported_together() -> None:
 def test_each_fault_is_found_alone(settings: dict[str, Any], path: str) -> None:
     """One bad setting among good ones is the only one reported."""
     with pytest.raises(ConfigurationError) as caught:
-        RedisBreakerStorage(URL, settings.pop("namespace", "x"), **settings)
+        RedisBreakerStorage(settings.pop("redis", URL), settings.pop("namespace", "x"), **settings)
     assert [fault.path for fault in caught.value.faults] == [path]
 
 
-def test_an_async_client_is_refused() -> None:
-    """A client that must be awaited cannot be asked from a thread; the error says what to give."""
-    client: Any = redis.asyncio.Redis()
-    with pytest.raises(ConfigurationError, match=r"is asynchronous.*give a redis\.Redis or a URL"):
-        RedisBreakerStorage(client, "x")
+@pytest.fixture
+def awaited() -> CircuitBreaker:
+    """Give a breaker whose storage must be awaited."""
+    return CircuitBreaker("prices", storage=awaited_storage())
+
+
+REMEDY = r"breaker 'prices.*' .* async client, .* sync function cannot await: give its storage a sync client or a URL"
+
+
+def test_what_must_be_awaited_refuses_sync_functions(awaited: CircuitBreaker) -> None:
+    """Where only async functions can wait for the state, decorating a sync one is an error that says what to do."""
+    with pytest.raises(TypeError, match=REMEDY):
+        awaited(lambda: None)
+    with pytest.raises(TypeError, match=REMEDY):
+        Pipeline(Retry(), awaited)(lambda: None)
+    with pytest.raises(TypeError, match=REMEDY):
+        circuit_breaker(storage=awaited_storage(), name="prices")(lambda: None)
+
+
+def test_what_must_be_awaited_refuses_sync_uses(awaited: CircuitBreaker) -> None:
+    """`with`, `admit` and `call` of a sync function are refused where they are used; nothing is admitted."""
+    made: list[str] = []
+    with pytest.raises(TypeError, match=REMEDY), awaited:
+        made.append("with")
+    with pytest.raises(TypeError, match=REMEDY):
+        awaited.admit()
+    with pytest.raises(TypeError, match=REMEDY):
+        awaited.call(made.append, "call")
+    assert (made, awaited.counts.calls) == ([], 0)
+
+
+def test_a_family_that_must_be_awaited_refuses_sync_functions() -> None:
+    """So does a family of breakers, before it has made any."""
+
+    def storage(key: str) -> RedisBreakerStorage:
+        return awaited_storage()
+
+    def price(article: str) -> None:
+        pass
+
+    family = CircuitBreakers("prices", key=str, storage=storage)
+    with pytest.raises(TypeError, match=REMEDY):
+        family(price)
+
+
+def awaited_storage() -> RedisBreakerStorage:
+    return RedisBreakerStorage(redis.asyncio.Redis(), "x")
 
 
 WITHOUT = """

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.infrastructure.resilience.clock import use_clock
-from holdfast.infrastructure.resilience.errors import ConfigurationError
+from holdfast.infrastructure.resilience.errors import ConfigurationError, RateLimitedError
 from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
 from holdfast.infrastructure.resilience.rate_limit import RateLimitConfig
 from holdfast.infrastructure.resilience.timeout import Timeout
@@ -105,6 +105,30 @@ def test_a_mode_without_a_client_is_a_clear_error() -> None:
         asyncio.run(enter())
 
 
+def test_an_async_client_may_stand_in_the_first_place() -> None:
+    """As for a breaker's storage; a sync function is told what is missing, and nothing is left unawaited."""
+    client = redis.asyncio.Redis(host="127.0.0.1", port=1)
+    limit = RedisRateLimit(client, "x", 1, on_failure="admit")
+
+    async def enter() -> float:
+        async with client, limit as waited:
+            return waited
+
+    assert asyncio.run(enter()) == 0.0
+    with pytest.raises(TypeError, match="no client for sync functions"):
+        limit(ascii)(1)
+
+
+def test_a_client_of_the_wrong_kind_is_refused() -> None:
+    """Two async clients say nothing of sync functions, and a sync one cannot be awaited."""
+    awaited = redis.asyncio.Redis(host="127.0.0.1", port=1)
+    assert faults(client=awaited, async_client=awaited) == {
+        "client": "is for async functions, as async_client is"
+    }
+    with redis.Redis(socket_timeout=1) as client:
+        assert faults(client=client, async_client=client) == {"async_client": "is for sync functions"}
+
+
 def test_a_key_function_that_raises_is_the_callers_error() -> None:
     """Nobody knows which limit is meant, so the call is not made."""
 
@@ -129,6 +153,19 @@ def test_the_module_does_not_load_redis() -> None:
     program = f"import sys; sys.path[:] = {sys.path!r}; import {module}; print('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_refusal_for_want_of_redis_says_so(*, keyed: bool) -> None:
+    """With `refuse` the error of an outage speaks of the store, not of permits, also once it was pickled."""
+    family = RedisRateLimit(NOWHERE, "x", 1, on_failure="refuse", key=str if keyed else None)
+    with pytest.raises(RateLimitedError) as refused, family.get("a") if keyed else family:
+        raise AssertionError
+    for error in (refused.value, pickle.loads(pickle.dumps(refused.value))):
+        assert error.store_down
+        assert str(error).startswith(
+            f"rate limit {'x[a]' if keyed else 'x'!r} cannot be asked: its store does not answer; try again in "
+        )
 
 
 def test_the_pause_is_on_the_limits_own_clock() -> None:

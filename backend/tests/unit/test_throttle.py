@@ -10,6 +10,7 @@ import pytest
 from backend.tests.integration.resilience._driver import Driver, Mode, driver_of
 from backend.tests.integration.resilience._make import _over
 from holdfast.infrastructure.resilience import throttle as module
+from holdfast.infrastructure.resilience.bulkhead import Bulkhead
 from holdfast.infrastructure.resilience.classify import THROTTLED, TRANSIENT
 from holdfast.infrastructure.resilience.clock import Clock, use_clock
 from holdfast.infrastructure.resilience.errors import (
@@ -20,7 +21,10 @@ from holdfast.infrastructure.resilience.errors import (
 )
 from holdfast.infrastructure.resilience.events import CallbackFailed, CallRejected
 from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
+from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.throttle import Throttle, ThrottleConfig, throttle
+from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.testing import EventRecorder, Script, VirtualClock, fail, succeed
 
 
@@ -38,13 +42,13 @@ class Dice(random.Random):
 
 
 def lenient(**settings: Any) -> Throttle:
-    """Return a throttle that counts, and never refuses."""
-    return Throttle(**_over(settings, name="dependency", random=Dice(0.999)))
+    """Return a throttle that counts from the first call on, and never refuses."""
+    return Throttle(**_over(settings, name="dependency", min_calls=1, random=Dice(0.999)))
 
 
 def strict(**settings: Any) -> Throttle:
     """Return a throttle that refuses as soon as there is any chance of it."""
-    return Throttle(**_over(settings, name="dependency", random=Dice(0.0)))
+    return Throttle(**_over(settings, name="dependency", min_calls=1, random=Dice(0.0)))
 
 
 def is_lookup(error: Exception) -> bool:
@@ -68,9 +72,17 @@ def driver(request: pytest.FixtureRequest, virtual_clock: VirtualClock) -> Itera
 
 
 def test_the_defaults_are_these() -> None:
-    """K is 2, the window 10 s, the cap 0.9; transient errors count; no name, the common clock and chance."""
+    """K is 2, the window 10 s and 10 calls, the cap 0.9; transient errors count; the common clock and chance."""
     expected = ThrottleConfig(
-        k=2.0, window=10.0, max_rejection=0.9, on=TRANSIENT, result=None, name=None, clock=None, random=None
+        k=2.0,
+        window=10.0,
+        min_calls=10,
+        max_rejection=0.9,
+        on=TRANSIENT,
+        result=None,
+        name=None,
+        clock=None,
+        random=None,
     )
     assert Throttle().config == expected == ThrottleConfig()
     assert repr(throttle(name="search")) == "Throttle(k=2, window=10, name='search')"
@@ -81,6 +93,7 @@ def test_the_lower_case_form_makes_the_same() -> None:
     settings: dict[str, Any] = {
         "k": 1.5,
         "window": 30,
+        "min_calls": 25,
         "max_rejection": 0.5,
         "on": OSError,
         "result": callable,
@@ -95,6 +108,7 @@ def test_the_lower_case_form_makes_the_same() -> None:
 BAD: dict[str, tuple[object, ...]] = {
     "k": (0.9, 1001, float("nan"), "2", None, True),
     "window": (0, 0.09, 3601, float("inf"), None),
+    "min_calls": (0, -1, 1_000_001, 2.5, True, None),
     "max_rejection": (0, 1, 0.999, -0.1, None),
     "on": (5, "error", BaseException),
     "result": (5, "x"),
@@ -159,6 +173,43 @@ def test_the_chance_is_that_of_the_book(
     driver.outcomes(failures + successes, driver.decorate(policy, script))
     assert policy.rejection_probability == pytest.approx(chance, abs=1e-12)
     assert (policy.requests, policy.accepts) == (failures + successes, successes)
+
+
+@pytest.mark.parametrize("least", [1, 2, 10, 25])
+def test_nothing_is_refused_before_enough_is_known(driver: Driver, least: int) -> None:
+    """With fewer requests in the window than `min_calls` the chance is 0; with as many it is the book's."""
+    policy = strict(min_calls=least)
+    call = driver.decorate(policy, Script(fail()))
+    outcomes: list[type] = [type(one) for one in driver.outcomes(least + 2, call)]
+    assert outcomes == [ConnectionError] * least + [ThrottledError] * 2
+
+
+def test_by_default_a_lone_failure_refuses_no_retry(driver: Driver) -> None:
+    """A small service whose call fails nine times in ten seconds is not refused the tenth."""
+    policy = Throttle(random=Dice(0.0))
+    call = driver.decorate(policy, Script(fail()))
+    assert [type(one) for one in driver.outcomes(10, call)] == [ConnectionError] * 10
+    assert policy.rejection_probability == 0.9
+
+
+def test_a_success_may_be_the_call_that_is_enough(driver: Driver) -> None:
+    """A success that reaches `min_calls` lets the next call be refused, though nothing failed since."""
+    policy = strict(min_calls=10)
+    call = driver.decorate(policy, Script(*[fail()] * 9, succeed()))
+    outcomes: list[type] = [type(one) for one in driver.outcomes(11, call)]
+    assert outcomes == [ConnectionError] * 9 + [str, ThrottledError]
+
+
+def test_requests_that_leave_the_window_bring_the_calm_back(driver: Driver) -> None:
+    """When the window has fewer requests than `min_calls` again, nothing is refused, whatever they were."""
+    policy = lenient(min_calls=4)
+    call = driver.decorate(policy, Script(fail()))
+    driver.outcomes(3, call)
+    driver.clock.advance(5.0)
+    driver.outcomes(3, call)
+    assert policy.rejection_probability == pytest.approx(6 / 7)
+    driver.clock.advance(5.0)
+    assert (policy.requests, policy.rejection_probability) == (3, 0.0)
 
 
 def test_the_cap_can_be_chosen(driver: Driver) -> None:
@@ -418,6 +469,21 @@ def test_explain_names_the_error() -> None:
     told = explain(Pipeline(throttle()))
     assert told.errors == ("whatever the function raises", "ThrottledError")
     assert (told.attempts, told.amplification, told.warnings) == (1, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("policies", "seen"),
+    [
+        ((Throttle(), Retry(attempts=3), Timeout(1.0)), "3"),
+        ((Throttle(), Bulkhead(1), Retry(attempts=None, deadline=9.0), Timeout(1.0)), "inf"),
+        ((Retry(attempts=3), Throttle(), Timeout(1.0)), None),
+        ((Throttle(), Retry(attempts=1), Timeout(1.0)), None),
+    ],
+)
+def test_explain_warns_of_a_throttle_outside_a_retry(policies: tuple[Policy, ...], seen: str | None) -> None:
+    """A throttle that meets calls where the dependency meets attempts is told, with where to put it."""
+    told = f"throttle outside a retry: it sees one request for {seen} attempts; put it inside the retry"
+    assert explain(Pipeline(*policies)).warnings == (() if seen is None else (told,))
 
 
 def test_the_error_leaves_no_circle(driver: Driver) -> None:

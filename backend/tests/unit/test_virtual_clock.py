@@ -14,6 +14,7 @@ import pytest
 
 from holdfast.infrastructure.resilience.clock import SYSTEM, current_clock, use_clock
 from holdfast.testing import VirtualClock, no_wait
+from holdfast.testing._coordinator import Coordinator, Participant, _is_ready
 
 Log = list[tuple[str, float]]
 HOUR = 3600.0
@@ -29,6 +30,54 @@ def at_most(seconds: float) -> Generator[None]:
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
+
+
+def test_real_time_in_which_nobody_looked_is_not_counted() -> None:
+    """However long the machine lets this process stand still, one look at it counts as one."""
+    coordinator = Coordinator(now=0.0, patience=0.1)
+    before = coordinator._real()  # noqa: SLF001  # what nobody sees from outside
+    time.sleep(0.1)
+    assert coordinator._real() - before == pytest.approx(0.015)  # noqa: SLF001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which threads are ready to run")
+def test_who_has_much_to_compute_is_waited_for() -> None:
+    """Time does not pass the one that runs on beyond its turn while it is ready to, as on a machine that is busy."""
+    clock, log = VirtualClock(patience=0.01), list[tuple[str, float]]()
+
+    def compute() -> None:
+        started = time.process_time()
+        while time.process_time() < started + 0.25:
+            pass
+        log.append(("computed", clock.elapsed))
+
+    def wait() -> None:
+        clock.sleep(5.0)
+        log.append(("waited", clock.elapsed))
+
+    clock.run_threads(compute, wait)
+    assert log == [("computed", 0.0), ("waited", 5.0)]
+
+
+def test_a_thread_that_runs_is_told_from_one_that_waits() -> None:
+    """A thread is ready while it computes, not while it waits; on systems that do not say, never."""
+    done, begun = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        begun.set()
+        while not done.is_set():
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(lambda: (threading.current_thread(), done.wait())[0])
+        computing = pool.submit(compute)
+        begun.wait()
+        threads = {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
+        seen = {thread: any(_is_ready(thread) for _ in range(100)) for thread in threads}
+        done.set()
+    assert not computing.exception()
+    assert seen[waiting.result()] is False
+    assert sum(seen.values()) == (1 if sys.platform == "linux" else 0)
 
 
 def sleeper(clock: VirtualClock, log: Log, name: str, *durations: float) -> Callable[[], str]:
@@ -1049,3 +1098,18 @@ def test_no_wait_nests(clock: VirtualClock) -> None:
         current_clock().sleep(5)
 
     assert (clock.elapsed, inner.elapsed) == (0.0, 5.0)
+
+
+def test_who_is_woken_while_it_looks_at_its_event_runs_on() -> None:
+    """A thread whose turn comes just when it has seen that its event is not set goes on."""
+    coordinator, me, other = Coordinator(0.0, 0.05), Participant("one"), Participant("other")
+
+    class Seen(threading.Event):
+        def is_set(self) -> bool:
+            coordinator.run(me)
+            return super().is_set()
+
+    coordinator.enter(other)
+    coordinator.block(me, 3.0, Seen())
+    coordinator.await_turn(me)
+    assert (me.until, coordinator.now) == (None, 0.0)

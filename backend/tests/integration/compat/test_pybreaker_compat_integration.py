@@ -5,18 +5,21 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pybreaker
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from backend.tests.integration.compat._libraries import Breakers, Log, letter, script
+from backend.tests.integration.compat._libraries import AgingStorage, Breakers, Log, letter, script
 from backend.tests.integration.resilience._race import race
 from backend.tests.integration.resilience._redis import CountingRedis
 from holdfast.compat import pybreaker as compat
 from holdfast.infrastructure.resilience.circuit_breaker import breaker_of
+from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.errors import CircuitOpenError, ConfigurationError
 from holdfast.infrastructure.resilience.events import CallbackFailed, CircuitClosed, CircuitOpened
 from holdfast.infrastructure.resilience.pipeline import Pipeline
@@ -148,7 +151,7 @@ def test_states_can_be_set_by_hand(breakers: Breakers) -> None:
 def test_an_unknown_state_is_refused(breakers: Breakers) -> None:
     """Only pybreaker's three states can be assigned."""
     breaker = breakers.breaker()
-    with pytest.raises(ValueError, match="'ajar'"):
+    with pytest.raises(ValueError, match="Unknown state 'ajar', valid states: closed, open, half-open"):
         breaker.state = "ajar"
     assert breaker.current_state == "closed"
 
@@ -181,6 +184,94 @@ def test_settings_can_be_changed_while_it_runs(breakers: Breakers) -> None:
     assert breakers.letters(breaker, "S") == "R"
     breakers.clock.advance(11)
     assert breakers.letters(breaker, "S") == "S"
+
+
+def test_a_limit_that_was_reached_before_it_was_set(breakers: Breakers) -> None:
+    """A `fail_max` below the failures so far opens at the next one, which counts too."""
+    breaker = breakers.breaker(fail_max=4)
+    assert breakers.letters(breaker, "FF") == "FF"
+    breaker.fail_max = 1
+    assert (breakers.letters(breaker, "F"), breaker.fail_counter) == ("R", 3)
+
+
+def test_after_closing_by_hand_nothing_is_counted(breakers: Breakers) -> None:
+    """The failures before a `close` say nothing of those after it, whether or not anybody listens."""
+    for listeners in ([], [Log()]):
+        breaker = breakers.breaker(fail_max=1, listeners=listeners)
+        for _ in range(2):
+            assert (breakers.letters(breaker, "F"), breaker.fail_counter) == ("R", 1)
+            breaker.close()
+            assert breaker.fail_counter == 0
+
+
+def test_a_threshold_that_was_reached_before_it_was_set(breakers: Breakers) -> None:
+    """A `success_threshold` below the successes so far takes one more trial, and is no dead end."""
+    for last, state in (("S", "closed"), ("F", "open")):
+        breaker = breakers.breaker(success_threshold=3)
+        breaker.half_open()
+        assert breakers.letters(breaker, "SS") == "SS"
+        breaker.success_threshold = 1
+        breakers.letters(breaker, last)
+        assert breaker.current_state == state
+
+
+def test_a_threshold_may_be_lowered_while_a_trial_runs(virtual_clock: VirtualClock) -> None:
+    """The trial that is out then decides, and is not lost."""
+    breaker = compat.CircuitBreaker(success_threshold=3)
+    breaker.half_open()
+
+    def lower() -> None:
+        breaker.success_threshold = 1
+
+    breaker.call(script("S"))
+    breaker.call(lower)
+    assert breaker.current_state == "closed"
+
+
+ACTS: dict[str, Callable[[Breakers, Any], Any]] = {
+    "success": lambda breakers, breaker: breakers.letters(breaker, "S"),
+    "failure": lambda breakers, breaker: breakers.letters(breaker, "F"),
+    "wait": lambda breakers, _: breakers.clock.advance(11.0),
+    "open": lambda _, breaker: breaker.open(),
+    "half-open": lambda _, breaker: breaker.half_open(),
+    "close": lambda _, breaker: breaker.close(),
+    "fail_max": lambda _, breaker: setattr(breaker, "fail_max", 1),
+}
+
+
+@given(
+    steps=st.lists(st.sampled_from([*ACTS]), max_size=12),
+    limits=st.tuples(st.integers(1, 3), st.just(10), st.integers(1, 3)),
+    heard=st.booleans(),
+    stored=st.booleans(),
+    throw=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_step_by_step_they_agree(
+    *, steps: list[str], limits: tuple[int, int, int], heard: bool, stored: bool, throw: bool
+) -> None:
+    """Whatever is called and set by hand, both have the same outcome, state and counters, and tell the same."""
+    seen: list[list[Any]] = []
+    for module in (pybreaker, compat):
+        clock, log = VirtualClock(), Log()
+        with use_clock(clock):
+            breakers = Breakers(module, clock)
+            given: dict[str, Any] = {"state_storage": AgingStorage(clock)} if stored else {}
+            breaker = breakers.breaker(
+                *limits, listeners=[log] * heard, throw_new_error_on_trip=throw, **given
+            )
+            seen.append([])
+            for step in steps:
+                outcome = ACTS[step](breakers, breaker)
+                counters = (breaker.fail_counter, breaker.success_counter)
+                seen[-1].append((step, outcome, breaker.current_state, counters, heard_of(log)))
+    assert seen[0] == seen[1]
+
+
+def heard_of(log: Log) -> list[Any]:
+    """Return what was told, without the breaker; a state that is set again is told by pybreaker alone."""
+    states = [entry[2:] if entry[0] == "state" else entry[0] for entry in log.seen]
+    return [state for state in states if len(state) != 2 or state[0] != state[1]]
 
 
 def test_no_time_at_all_is_a_time(breakers: Breakers) -> None:
@@ -700,14 +791,54 @@ def test_difference_redis_traffic(
 
 
 def test_difference_others_storage(breakers: Breakers) -> None:
-    """A change by another process: it is learnt within a second, at a call; `current_state` does not ask."""
+    """A change by another process: it is learnt within a second, at a call or where somebody looks at the state."""
     storage = breakers.module.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
     one, other = (breakers.breaker(state_storage=storage) for _ in range(2))
     one.open()
     assert other.current_state == ("closed" if breakers.ours else "open")
     breakers.clock.advance(1.0)
-    assert breakers.letters(other, "S") == "R"
-    assert other.current_state == "open"
+    assert (other.current_state, other.state.name) == ("open", "open")
+    one.close()
+    breakers.clock.advance(1.0)
+    assert breakers.letters(other, "S") == "S"
+
+
+def test_difference_trials(breakers: Breakers) -> None:
+    """Trials of several processes: each closes by its own successes, though the storage counts them all."""
+    storage = breakers.module.CircuitMemoryStorage(pybreaker.STATE_HALF_OPEN)
+    one, other = (breakers.breaker(success_threshold=2, state_storage=storage) for _ in range(2))
+    one.half_open()
+    other.half_open()
+    assert breakers.letters(one, "S") + breakers.letters(other, "S") == "SS"
+    assert one.current_state == ("half-open" if breakers.ours else "closed")
+    assert one.success_counter == (2 if breakers.ours else 0)
+    assert breakers.letters(one, "S") == "S"
+    assert (one.current_state, one.success_counter) == ("closed", 0)
+
+
+def test_difference_threshold(breakers: Breakers) -> None:
+    """A `success_threshold` that the trials have reached: the counter leaves room for the trial that decides."""
+    breaker = breakers.breaker(success_threshold=3)
+    breaker.half_open()
+    breakers.letters(breaker, "SS")
+    breaker.success_threshold = 1
+    assert breaker.success_counter == (0 if breakers.ours else 2)
+
+
+def test_difference_block(breakers: Breakers) -> None:
+    """A listener's `before_call` of a block: there is no function that could be named."""
+    log = Log()
+    with breakers.breaker(listeners=[log]).calling():
+        pass
+    assert (log.seen[0][2] is None) is breakers.ours
+
+
+def test_difference_states(breakers: Breakers) -> None:
+    """`CircuitOpenState` and the other classes of states: a state is a string with a name, and of one class."""
+    breaker = breakers.breaker()
+    assert hasattr(breakers.module, "CircuitOpenState") is not breakers.ours
+    assert isinstance(breaker.state, str) is breakers.ours
+    assert breaker.state.name == "closed"
 
 
 def test_difference_bounds() -> None:

@@ -700,6 +700,12 @@ def test_every_public_name_is_there() -> None:
         assert getattr(compat, name) is getattr(tenacity, name)
 
 
+@pytest.mark.parametrize("name", ["after", "asyncio", "before", "before_sleep", "nap", "stop", "wait"])
+def test_tenacity_s_modules_are_there(name: str) -> None:
+    """Code that says `tenacity.wait.wait_base` changes one import too."""
+    assert getattr(compat, name) is getattr(tenacity, name)
+
+
 def test_code_that_asks_for_tenacity_s_types_takes_ours() -> None:
     """Objects are instances of tenacity's classes, for libraries that check."""
     assert issubclass(compat.Retrying, tenacity.Retrying)

@@ -12,6 +12,8 @@ import pytest
 from backend.tests.integration.contracts.conftest import Project
 from holdfast.testing.contracts import Drift, check_mirror, check_stubtest, check_text, check_use
 
+pytestmark = [pytest.mark.one_python, pytest.mark.no_cover]
+
 ROOT = Path(__file__).resolve().parents[4]
 DOOR, DOOR_CODE = "backend/contracts/__init__.pyi", "backend/app/holdfast/__init__.py"
 PACKAGE, PACKAGE_CODE = "backend/contracts/policies/__init__.pyi", "backend/app/holdfast/policies/__init__.py"

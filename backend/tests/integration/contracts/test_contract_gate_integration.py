@@ -20,6 +20,8 @@ from holdfast.testing.contracts import (
     main,
 )
 
+pytestmark = [pytest.mark.one_python, pytest.mark.no_cover]
+
 ROOT = Path(__file__).resolve().parents[4]
 RETRY, RETRY_CODE = "backend/contracts/policies/retry.pyi", "backend/app/holdfast/policies/retry.py"
 

@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any
 
@@ -14,15 +16,20 @@ import pytest
 
 import holdfast
 from holdfast import Backoff, CircuitOpened, FallbackUsed, HoldfastError, RetryBudget
+from holdfast.infrastructure.resilience.config import RANGES
+from holdfast.infrastructure.resilience.presets import PRESETS, STRATEGIES, TEMPLATES
 
 ROOT = Path(__file__).parents[4]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name != "demo.py"]
+DEMOS = {"demo.py", "orders_demo.py"}
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in DEMOS]
 DEFAULTS: dict[str, Any] = {
     **{name: getattr(holdfast, name) for name in holdfast.__all__ if name.endswith("Config")},
     "Backoff": Backoff,
     "RetryBudget": RetryBudget,
 }
+
+NUMBERS = ("attempts", "deadline", "multiplier", "minimum", "maximum", "jitter", "threshold", "recovery")
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str]]:
@@ -39,6 +46,7 @@ SNIPPETS = [
 ]
 
 
+@pytest.mark.usefixtures("zero_meters")
 @pytest.mark.parametrize(("page", "line", "source"), SNIPPETS)
 def test_every_snippet_runs_as_it_stands(page: Path, line: int, source: str) -> None:
     """Every Python block of the documentation is a complete program whose assertions hold."""
@@ -95,8 +103,42 @@ def test_tables_of_defaults_are_true(name: str) -> None:
     assert shown == defaults
 
 
+def table(page: str, head: str) -> list[list[str]]:
+    """Return the rows of the table on a page of docs whose first line begins with `head`."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = text.split(f"\n| {head} |")[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_tables_of_configuration_are_true() -> None:
+    """docs/configuration.md shows the numbers that strategies, presets, templates and ranges have."""
+    strategies = [[one.name, *(f"{getattr(one, name):g}" for name in NUMBERS)] for one in STRATEGIES.values()]
+    assert table("configuration.md", "strategy") == strategies
+    shown = {row[0]: row[1:] for row in table("configuration.md", "preset")}
+    assert shown == {
+        one.name: [
+            *(f"{number:g}" for number in (one.attempts, one.threshold, one.recovery)),
+            one.strategy,
+            ", ".join(f"{name}: {strategy}" for name, strategy in one.overrides.items()) or "–",
+        ]
+        for one in PRESETS.values()
+    }
+    starts = [row[:5] for row in table("configuration.md", "template")]
+    fields = ("retry_attempts", "circuit_breaker_threshold", "recovery_timeout")
+    assert starts == [
+        [one.name, *(f"{one.settings[field]:g}" for field in fields), one.settings["default_strategy"]]
+        for one in TEMPLATES.values()
+    ]
+    ranges = {row[0]: row[1] for row in table("configuration.md", "field")}
+    assert list(ranges) == [*RANGES, "default_strategy", "operation_overrides"]
+    assert all(ranges[name].startswith(f"{low:g} to {high:g}") for name, (low, high) in RANGES.items())
+
+
 def test_the_tree_of_errors_is_true() -> None:
     """docs/reference/errors.md draws the tree that the classes form."""
+    for module in walk_packages(holdfast.__path__, "holdfast."):
+        if not re.search(r"\._|__", module.name):
+            import_module(module.name)
 
     def tree(kind: type[Exception], depth: int = 0) -> Iterator[tuple[int, str]]:
         yield depth, kind.__name__
@@ -110,16 +152,16 @@ def test_the_tree_of_errors_is_true() -> None:
     assert sorted(shown) == sorted(tree(HoldfastError))
 
 
-def demo() -> ModuleType:
-    """Load the demo, which runs for half a minute, without running it."""
-    spec = spec_from_file_location("demo", ROOT / "examples" / "demo.py")
+def demo(name: str = "demo") -> ModuleType:
+    """Load a demo without running it, which takes long."""
+    spec = spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules["demo"] = module_from_spec(spec)
+    module = sys.modules[name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     finally:
-        del sys.modules["demo"]
+        del sys.modules[name]
     return module
 
 
@@ -152,3 +194,35 @@ def test_the_demo_writes_plain_lines_where_nobody_watches(capsys: pytest.Capture
     out = capsys.readouterr().out
     assert out.count("\n") == 2
     assert "\r" not in out
+
+
+@pytest.mark.one_python
+def test_the_demo_of_orders_keeps_what_it_promises() -> None:
+    """Killed half-way, 300 orders get 300 labels, and every number of the report is right."""
+    path = ROOT / "examples" / "orders_demo.py"
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=110, check=False
+    )
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "orders with exactly one label, by the service's book 300 ok" in lines
+    assert "A150, labelled when the program died: settled by asking True ok" in lines
+    assert sum(line.endswith(" ok") for line in lines) == 10
+    assert not [line for line in lines if "WRONG" in line]
+
+
+def test_the_demo_of_orders_tells_wrong_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is not as promised is named, with what was expected, and counted for the exit status."""
+    module = demo("orders_demo")
+
+    def found(*_: object) -> list[tuple[str, object, object]]:
+        return [("labels", 299, 300), ("rows", 300, 300)]
+
+    monkeypatch.setattr(module, "checks", found)
+    story = module.Story(then={"labels": {}})
+    assert module.report(None, None, None, story, {"requests": {}, "troubles": {}}) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "labels 299 WRONG, expected 300" in lines
+    assert "rows 300 ok" in lines

@@ -5,10 +5,11 @@ import functools
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import redis
+import redis.asyncio
 
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.clock import Clock
@@ -34,12 +35,18 @@ class SkewedClock(Clock):
 class Worker:
     """The process: a breaker, and a dependency that works, fails, or holds its callers until it is told to go on."""
 
-    def __init__(self, place: list[str], mode: str, skew: float, storage: Any, settings: Any) -> None:
-        url, namespace = place
+    def __init__(self, where: list[str], mode: str, skew: float, storage: Any, settings: Any) -> None:
+        url, namespace = where
         self.client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         self.namespace = namespace
         self.mode = mode
-        shared = RedisBreakerStorage(url, namespace, timeout=10.0, **storage)
+        # As in a service it runs all the time: what is to be told to Redis is told on it, after a call, too.
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        place: Any = url
+        if mode == "awaited":
+            place = redis.asyncio.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+        shared = RedisBreakerStorage(place, namespace, timeout=10.0, **storage)
         self.breaker = CircuitBreaker(
             "fleet", on=Exception, clock=SkewedClock(skew), storage=shared, **settings
         )
@@ -56,10 +63,14 @@ class Worker:
         self.client.incr(f"{self.namespace}:admitted")
         self.client.blpop(f"{self.namespace}:go", 20)
 
+    def run(self, coroutine: Coroutine[Any, Any, str]) -> str:
+        """Await it on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
     def call(self, dependency: Callable[[], None]) -> str:
         """Call under the breaker: S, F, or R where it refuses."""
-        if self.mode == "async":
-            return asyncio.run(self.awaited(dependency))
+        if self.mode != "sync":
+            return self.run(self.awaited(dependency))
         return letter(functools.partial(self.breaker.call, dependency))
 
     async def awaited(self, dependency: Callable[[], None]) -> str:
@@ -79,8 +90,8 @@ class Worker:
 
     def storm(self, callers: int) -> str:
         """Call from many threads or tasks at once; what is admitted is held."""
-        if self.mode == "async":
-            return asyncio.run(self.awaited_storm(callers))
+        if self.mode != "sync":
+            return self.run(self.awaited_storm(callers))
         outcomes: list[str] = []
 
         def call() -> None:

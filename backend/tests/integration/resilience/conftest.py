@@ -7,11 +7,16 @@ from uuid import uuid4
 
 import pytest
 
+from backend.tests.integration._server import FaultyServer
 from backend.tests.integration.resilience._driver import Compose, Driver, Form, Mode, driver_of
 from backend.tests.integration.resilience._fleet import Fleet
 from backend.tests.integration.resilience._hand import Caller, HandClock
 from backend.tests.integration.resilience._make import Make
-from backend.tests.integration.resilience._redis import CountingRedis, RedisProcess, connect, delete
+from backend.tests.integration.resilience._processes import MODES, end_processes
+from backend.tests.integration.resilience._processes import Mode as SharingMode
+from backend.tests.integration.resilience._redis import CountingRedis, Proxy, RedisProcess, connect, delete
+from backend.tests.integration.resilience._shop import Shop
+from backend.tests.integration.resilience._text_service import FAILING, TextService, started_text_service
 from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.registry import Registry
 from holdfast.testing.clock import VirtualClock
@@ -82,6 +87,22 @@ def redis_client(redis_url: str) -> Iterator[CountingRedis]:
         yield client
 
 
+@pytest.fixture(params=MODES)
+def sharing(request: pytest.FixtureRequest) -> Iterator[SharingMode]:
+    """Run the test for sync functions, async functions, and clients that are awaited; end the loops of the last."""
+    chosen: SharingMode = request.param
+    yield chosen
+    end_processes()
+
+
+@pytest.fixture
+def redis_proxy(redis_url: str) -> Iterator[Proxy]:
+    """Give a way to the Redis at `redis_url` that may lose answers."""
+    made = Proxy(redis_url)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def hand_clock() -> Iterator[HandClock]:
     """Give a clock that stands still until it is moved, as everybody's."""
@@ -104,3 +125,42 @@ def fleet(redis_url: str, redis_namespace: str) -> Iterator[Fleet]:
     made = Fleet(redis_url, redis_namespace)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def shop(http_server: FaultyServer) -> Iterator[Shop]:
+    """Give a shop that pays through a bank, with the API that operates it, on real sockets."""
+    made = Shop(http_server)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def running_text_service() -> Iterator[TextService]:
+    """Give the reference service and its model, two processes."""
+    with started_text_service() as made:
+        yield made
+
+
+@pytest.fixture
+def text_service(running_text_service: TextService) -> Iterator[TextService]:
+    """Give the service while its model is well and every breaker closed."""
+    yield running_text_service
+    running_text_service.mend()
+
+
+@pytest.fixture
+def failing_text_service(text_service: TextService) -> TextService:
+    """Give the service with the circuit of one operation open."""
+    text_service.fail(status=503, operations=[FAILING])
+    for _ in range(2):
+        text_service.ask(FAILING, "Nobody knows.", "who")
+    assert text_service.state(FAILING) == "open"
+    return text_service
+
+
+@pytest.fixture
+def new_text(request: pytest.FixtureRequest) -> str:
+    """Give a text that no other test asks about: answers are kept."""
+    name: str = request.node.name
+    return f"The sea is calm. It was a good day. We saw seaweed on every rock. {name}."

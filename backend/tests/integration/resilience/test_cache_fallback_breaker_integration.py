@@ -1,5 +1,6 @@
 """Cache × fallback × breaker: what an outage leaves in the cache, what is answered from it, and who is still called."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from holdfast.infrastructure.resilience.events import (
     FallbackUsed,
 )
 from holdfast.infrastructure.resilience.fallback import Fallback, watch_degraded
+from holdfast.infrastructure.resilience.hedge import Hedge
 from holdfast.infrastructure.resilience.pipeline import explain
+from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.states import CircuitState
 from holdfast.testing.clock import VirtualClock
 from holdfast.testing.faults import Script, fail, hang, succeed
@@ -157,6 +160,74 @@ def test_no_cache_further_out_keeps_it_either(driver: Driver) -> None:
     assert script.calls == 4
 
 
+def refuses_guests(**settings: Any) -> Retry:
+    return Retry(3, wait=1.0, result=lambda result: result == "guest", **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"after": print}, {"before": str}], ids=["own", "after", "before"])
+def test_a_degraded_attempt_does_not_taint_a_good_one(
+    driver: Driver, compose: Compose, settings: dict[str, Any]
+) -> None:
+    """What a retry between cache and fallback refused is not the answer: the good one that it got then is kept."""
+    script, cache = Script(fail(), succeed("good")), cached()
+    call = compose(cache, refuses_guests(**settings), Fallback("guest"), source=script)
+
+    assert asked(driver, call, 0, 0) == ["good", "good"]
+    assert (script.calls, len(cache)) == (2, 1)
+
+
+def test_an_attempt_that_failed_in_spite_of_a_fallback_does_not_either(driver: Driver) -> None:
+    """What answered a part of an attempt that came to nothing is forgotten with the attempt."""
+    script, cache = Script(fail(), succeed("good"), fail()), cached()
+    part = driver.decorate(Fallback("guest"), script)
+
+    async def whole(_: int) -> Any:
+        answer = await driver.ask(part)
+        if answer == "guest":
+            raise ConnectionError
+        return answer
+
+    call = driver.compose("pipeline", cache, Retry(2, wait=0.0), source=whole)
+    assert asked(driver, call, 0, 0) == ["good", "good"]
+    assert (script.calls, len(cache)) == (2, 1)
+
+
+def test_the_last_attempt_counts(driver: Driver, compose: Compose) -> None:
+    """A degraded answer that the retry ends with is not kept, whether or not attempts before it were degraded."""
+    script, cache = Script(fail(), fail(), fail(), succeed("good")), cached()
+    call = compose(cache, refuses_guests(), Fallback("guest"), source=script)
+
+    assert asked(driver, call, 0, 0) == ["guest", "good"]
+    assert (script.calls, len(cache)) == (4, 1)
+
+
+def test_a_retry_of_another_function_takes_nothing_back(driver: Driver) -> None:
+    """A part of the answer that is degraded makes the whole so, though another part was retried after it."""
+    cache, flaky = cached(), Script(fail(), succeed("part"))
+    part = driver.decorate(Fallback("guest"), Script(fail()))
+    other = driver.decorate(Retry(2, wait=0.0), flaky)
+
+    async def whole(_: int) -> Any:
+        return await driver.ask(part), await driver.ask(other)
+
+    call = driver.compose("pipeline", cache, Retry(2, wait=0.0), source=whole)
+    assert asked(driver, call, 0) == [("guest", "part")]
+    assert len(cache) == 0
+
+
+def test_attempts_at_the_same_time_take_nothing_back(driver: Driver) -> None:
+    """With a hedge below the cache, one attempt's degraded answer is not forgotten because another is retried."""
+    script, cache = (
+        Script(fail(), fail(after=3.0), succeed("good", after=5.0), succeed("late", after=9.0)),
+        cached(),
+    )
+    parts = (cache, Hedge(0.5), refuses_guests(), Fallback("guest"))
+    call = driver.compose("pipeline", *parts, source=script)
+
+    asked(driver, call, 0)
+    assert len(cache) == 0
+
+
 def test_a_fallback_around_the_cache_comes_last(driver: Driver, make: Make, compose: Compose) -> None:
     """Outside, a fallback answers only where the cache has nothing: fresh, then stale, then degraded."""
     cache, script = cached(stale_if_error=5.0), Script(succeed("old"), fail())
@@ -286,6 +357,71 @@ def test_a_degraded_refresh_is_hidden_too(driver: Driver) -> None:
 
     assert asked(driver, call, 0, 11, 31) == ["old", "old", "guest"]
     assert len(cache) == 1
+
+
+def failing_refreshes(driver: Driver, cache: Cache, script: Script, seconds: int) -> list[float]:
+    """Call every half second; return when the service was called, from the time at which the first result was old."""
+    calls: list[float] = []
+
+    async def service(_: int) -> Any:
+        calls.append(driver.clock.elapsed - cache.config.ttl)
+        return await driver.ask(driver.function(script))
+
+    assert asked(driver, driver.decorate(cache, service), 0, cache.config.ttl, *[0.5] * 2 * seconds)
+    return calls[1:]
+
+
+def test_after_a_refresh_that_failed_there_is_a_pause(driver: Driver) -> None:
+    """However many callers there are, the next refresh is 1 s later, then 2, 4, … and never more than 30 s."""
+    cache = cached(60.0, stale_while_revalidate=900.0)
+    calls = failing_refreshes(driver, cache, Script(succeed("old"), fail()), 100)
+    assert calls == [0, 1, 3, 7, 15, 31, 61, 91]
+    assert cache.info().stale == 201
+
+
+def test_a_degraded_refresh_pauses_as_one_that_failed(driver: Driver) -> None:
+    """A fallback that answers for a refresh has not refreshed anything."""
+    script, cache = Script(succeed("old"), fail()), cached(60.0, stale_while_revalidate=900.0)
+    call = driver.compose("decorators", cache, Fallback("guest"), source=script)
+    assert asked(driver, call, 0, 60, *[0.5] * 8) == ["old"] * 10
+    assert script.calls == 1 + 3
+
+
+def test_the_pause_is_never_longer_than_a_result_lives(driver: Driver) -> None:
+    """Who keeps results for a quarter of a second finds out as soon that the service is back."""
+    calls = failing_refreshes(
+        driver, cached(0.25, stale_while_revalidate=900.0), Script(succeed(), fail()), 2
+    )
+    assert calls == [0, 0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_refresh_that_succeeds_ends_the_pauses(driver: Driver) -> None:
+    """The next outage begins with the shortest pause."""
+    script = Script(succeed("old"), fail(), fail(), succeed("new"), fail())
+    calls = failing_refreshes(driver, cached(60.0, stale_while_revalidate=900.0), script, 68)
+    assert calls == [0, 1, 3, 63, 64, 66]
+
+
+def test_where_no_old_result_may_be_served_the_pause_ends(driver: Driver) -> None:
+    """Past `stale_while_revalidate` callers reach the service again, whatever failed before."""
+    script, cache = (
+        Script(succeed("old"), *[fail()] * 4, succeed("new")),
+        cached(60.0, stale_while_revalidate=8.0),
+    )
+    call = driver.decorate(cache, script)
+    assert asked(driver, call, 0, 60, 1, 2, 4, 1) == ["old"] * 5 + ["new"]
+
+
+def test_pauses_have_the_jitter_of_the_cache(driver: Driver) -> None:
+    """A fleet whose refreshes failed together does not come back together: pauses are up to `jitter` shorter."""
+    cache = Cache(60.0, jitter=0.5, stale_while_revalidate=900.0, random=Random(3))
+    draw = Random(3)
+    first, second = 60 * (1 - 0.5 * draw.random()), 1 - 0.5 * draw.random()
+    call = driver.decorate(cache, script := Script(succeed("old"), fail()))
+    asked(driver, call, 0, first, second - 0.01)
+    assert script.calls == 2
+    asked(driver, call, 0.02)
+    assert script.calls == 3
 
 
 def test_the_events_of_an_outage(driver: Driver, make: Make, event_recorder: EventRecorder) -> None:

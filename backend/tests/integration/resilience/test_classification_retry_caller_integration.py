@@ -2,18 +2,20 @@
 
 import asyncio
 import errno
+import gc
 import operator
 import pickle
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
-from backend.tests.integration.resilience._driver import Compose, Driver
+from backend.tests.integration.resilience._driver import Compose, Driver, Mode
 from backend.tests.integration.resilience._make import BUSY, Busy, Make
 from holdfast.infrastructure.resilience.classify import (
     PERMANENT,
@@ -26,6 +28,7 @@ from holdfast.infrastructure.resilience.classify import (
 from holdfast.infrastructure.resilience.errors import CallRejectedError, CircuitOpenError, TimeoutExceeded
 from holdfast.infrastructure.resilience.events import CallbackFailed
 from holdfast.infrastructure.resilience.window import Window, WindowCounts
+from holdfast.testing.clock import VirtualClock
 from holdfast.testing.faults import Script, Step, fail, hang, succeed
 from holdfast.testing.recorder import EventRecorder
 
@@ -325,3 +328,43 @@ def test_a_fallback_in_the_function_is_a_success(driver: Driver, make: Make, com
     assert [type(outcome) for outcome in (*hidden, *seen)] == [ConnectionError] * 2
     assert (inner.calls, outer.calls) == (1, 3)
     assert breaker.counts == WindowCounts(4, 3, 0)
+
+
+class Held:
+    """Something that a function holds while it fails."""
+
+
+async def caught(call: Awaitable[None]) -> None:
+    with suppress(ConnectionError, ValueError):
+        await call
+
+
+@pytest.mark.parametrize("kept", ["nothing", "a budget", "a callback", "a name"])
+def test_an_error_that_is_final_at_once_leaves_nothing_to_collect(
+    mode: Mode, virtual_clock: VirtualClock, make: Make, kept: str
+) -> None:
+    """What is not retried is gone when its error is handled: no frame keeps itself by the error's traceback."""
+    settings: dict[str, Any] = {"a budget": {"budget": make.budget()}, "a callback": {"after": str}}
+    policy = make.pipeline(make.retry(**settings.get(kept, {})), name="db" if kept == "a name" else None)
+    held: list[weakref.ref[Held]] = []
+
+    def fails() -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        raise ValueError
+
+    async def fails_later() -> None:
+        fails()
+
+    call, call_later = policy(fails), policy(fails_later)
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            call() if mode == "sync" else virtual_clock.run(caught(call_later()))
+        except ValueError:
+            pass
+        alive = [one() for one in held]
+    finally:
+        gc.enable()
+    assert alive == [None]

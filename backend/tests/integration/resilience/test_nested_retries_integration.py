@@ -1,16 +1,21 @@
 """Seam: retries of one function inside retries of another, through calls, tasks and threads."""
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from backend.tests.integration.resilience._driver import Driver, Function
+from backend.tests.integration.resilience._driver import Driver, Function, Mode
 from backend.tests.integration.resilience._make import Make
+from holdfast.infrastructure.resilience.cache import Cache
 from holdfast.infrastructure.resilience.errors import ConfigurationError
 from holdfast.infrastructure.resilience.events import RetriesNested, RetryGaveUp
+from holdfast.infrastructure.resilience.hedge import Hedge
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.testing.clock import VirtualClock
@@ -150,6 +155,132 @@ def test_functions_of_the_state_make_no_difference(driver: Driver, make: Make, *
     driver.outcomes(1, layers(driver, script, *policies))
     assert script.calls == 3
     assert seen == ([1, 1, 1, 2, 1, 3] if tenacity else [])
+
+
+BETWEEN: dict[str, Callable[[Make], Policy]] = {
+    "hedge": lambda _: Hedge(9.0, on=TimeoutError),
+    "cache": lambda _: Cache(60.0),
+    "timeout": lambda make: make.punctual(9.0),
+}
+each_between = pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+
+
+@each_between
+def test_what_starts_tasks_and_threads_does_not_hide_the_outer_retry(
+    driver: Driver, make: Make, between: Callable[[Make], Policy]
+) -> None:
+    """Below a hedge, a cache or a punctual timeout the first attempt, too, is known as one of the outer retry's."""
+    script = Script(fail())
+    inner = driver.decorate(make.pipeline(make.retry(3), name="db"), script)
+    outer = layer(driver, make.pipeline(make.retry(2), between(make), name="web"), inner)
+    driver.outcomes(1, outer)
+    assert script.calls == 2
+
+
+@each_between
+def test_they_do_not_hide_one_further_up_either(
+    driver: Driver, make: Make, between: Callable[[Make], Policy]
+) -> None:
+    """It is found wherever it is: above undecorated functions, and above other tasks and threads that wait."""
+    script = Script(fail())
+    inner = driver.decorate(make.pipeline(make.retry(3), name="db"), script)
+    outer = layer(
+        driver, Cache(60.0), layer(driver, make.punctual(99.0), layer(driver, between(make), inner))
+    )
+    driver.outcomes(1, layer(driver, make.pipeline(make.retry(2), name="web"), outer))
+    assert script.calls == 2
+
+
+class Held:
+    """Something that a function holds while it fails."""
+
+
+async def caught(call: Awaitable[None]) -> None:
+    with suppress(ConnectionError, ValueError):
+        await call
+
+
+@each_between
+def test_the_search_keeps_no_error_alive(
+    mode: Mode, virtual_clock: VirtualClock, make: Make, between: Callable[[Make], Policy]
+) -> None:
+    """The garbage collector has nothing to do for what failed: no frame that was looked into keeps its error."""
+    held: list[weakref.ref[Held]] = []
+    inner, outer = (
+        make.pipeline(make.retry(2), name="db"),
+        make.pipeline(make.retry(2), between(make), name="web"),
+    )
+
+    @inner
+    def fails() -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        raise ConnectionError
+
+    @outer
+    def calls() -> None:
+        fails()
+
+    @outer
+    async def awaits() -> None:
+        fails()
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            calls() if mode == "sync" else virtual_clock.run(caught(awaits()))
+        except ConnectionError:
+            pass
+        before = [one() is None for one in held]
+        gc.collect()
+    finally:
+        gc.enable()
+    assert before == [one() is None for one in held]
+
+
+@each_between
+def test_below_them_a_retry_with_none_around_it_retries(
+    driver: Driver, make: Make, between: Callable[[Make], Policy]
+) -> None:
+    """Neither the pipeline's own function, nor a bare retry around it, is taken for an outer retry."""
+    script = Script(fail(PermissionError()))
+    retry = make.retry(3, on=PermissionError)
+    inner = driver.decorate(make.pipeline(between(make), retry, make.breaker(99), name="db"), script)
+    (error,) = driver.outcomes(1, layer(driver, Retry(2, wait=0.0), inner))
+    assert (script.calls, type(error)) == (3, PermissionError)
+
+
+def test_a_hedge_with_none_around_it_retries_as_before(driver: Driver, make: Make) -> None:
+    """Two retries of one pipeline multiply, with a hedge between them as without."""
+    script = Script(fail())
+    parts = (make.retry(2), Hedge(99.0, max_hedges=1, on=TimeoutError), make.retry(3), make.breaker(99))
+    driver.outcomes(1, driver.decorate(make.pipeline(*parts, name="db"), script))
+    assert script.calls == 6
+
+
+def test_a_refresh_behind_retries_by_itself(virtual_clock: VirtualClock, make: Make) -> None:
+    """A caller that has the old result of a cache makes no further attempt: the refresh behind it makes its own."""
+    script = Script(succeed("old"), fail())
+    inner = make.pipeline(make.retry(3), name="db")(script.coroutine_function())
+    cached = Cache(1.0, jitter=0.0, stale_while_revalidate=60.0)(inner)
+    first = Script(fail(), succeed())
+    other = first.coroutine_function()
+
+    @make.pipeline(make.retry(3), name="web")
+    async def outer() -> Any:
+        await other()
+        answer = await cached()
+        await virtual_clock.asleep(9.0)
+        return answer
+
+    async def main() -> None:
+        await cached()
+        await virtual_clock.asleep(2.0)
+        assert await outer() == "old"
+
+    virtual_clock.run(main())
+    assert script.calls == 1 + 3
 
 
 def test_tasks_know_from_the_second_attempt_on(virtual_clock: VirtualClock, make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Plan × files: TEST_PLAN.md says what the seam suite is, and the suite is what it says."""
+"""Plan × files: TEST_PLAN.md says what a seam suite is, and the suite is what it says."""
 
 import ast
 import re
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+# One without a README is checked by its own.
+PLANS = Path(__file__).resolve().parents[1].glob("*/TEST_PLAN.md")
+SUITES = sorted(path.parent for path in PLANS if (path.parent / "README.md").exists())
 FACTS = ("Priority", "Scope", "Impact", "Strategy", "Success criteria")
 
 Seam = dict[str, str]
@@ -42,12 +44,15 @@ def faults(seams: dict[str, Seam], files: set[str]) -> Iterator[str]:
         yield from (f"{title} does not say its {fact}" for fact in FACTS if not seam.get(fact))
 
 
-def plan() -> dict[str, Seam]:
-    return read_plan((HERE / "TEST_PLAN.md").read_text(encoding="utf-8"))
+each_suite = pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
 
 
-def files() -> set[str]:
-    return {path.name for path in HERE.glob("test_*.py")}
+def plan(suite: Path) -> dict[str, Seam]:
+    return read_plan((suite / "TEST_PLAN.md").read_text(encoding="utf-8"))
+
+
+def files(suite: Path) -> set[str]:
+    return {path.name for path in suite.glob("test_*.py")}
 
 
 def is_fixture(node: ast.AST) -> bool:
@@ -62,14 +67,21 @@ def fixtures(source: str) -> list[str]:
     return [node.name for node in ast.walk(ast.parse(source)) if is_fixture(node)]  # type: ignore[attr-defined]
 
 
-def test_plan_and_files_agree() -> None:
+def test_the_suites_have_plans() -> None:
+    """Calls and jobs each have a plan."""
+    assert {"jobs", "resilience"} <= {suite.name for suite in SUITES}
+
+
+@each_suite
+def test_plan_and_files_agree(suite: Path) -> None:
     """Every seam has its file and all its facts, every file has its seam."""
-    assert sorted(faults(plan(), files())) == []
+    assert sorted(faults(plan(suite), files(suite))) == []
 
 
-def test_every_seam_of_the_suite_is_named_alike() -> None:
+@each_suite
+def test_every_seam_of_the_suite_is_named_alike(suite: Path) -> None:
     """A file of the suite is called `test_<seam>_integration.py`, so that one pattern finds all."""
-    assert [name for name in files() if not re.fullmatch(r"test_[a-z_]+_integration[.]py", name)] == []
+    assert [name for name in files(suite) if not re.fullmatch(r"test_[a-z_]+_integration[.]py", name)] == []
 
 
 SEAM = """
@@ -111,11 +123,12 @@ def test_a_drift_of_the_plan_is_found(old: str, new: str, said: list[str]) -> No
     assert all(part in fault for part, fault in zip(said, found, strict=True))
 
 
-def test_fixtures_are_defined_in_conftest_only() -> None:
+@each_suite
+def test_fixtures_are_defined_in_conftest_only(suite: Path) -> None:
     """Whoever looks for a fixture of the suite finds it in its `conftest.py`, or in one above."""
     stray = {
         path.name: found
-        for path in HERE.rglob("*.py")
+        for path in suite.rglob("*.py")
         if path.name != "conftest.py" and (found := fixtures(path.read_text(encoding="utf-8")))
     }
     assert stray == {}
@@ -129,7 +142,8 @@ def test_a_stray_fixture_is_found(mark: str) -> None:
     assert fixtures(f"class Tests:\n    {mark}\n    def one(self): ...\n\ndef two(): ...") == ["one"]
 
 
-def test_the_readme_says_what_each_file_covers() -> None:
+@each_suite
+def test_the_readme_says_what_each_file_covers(suite: Path) -> None:
     """The table in the README has a row for each file of the suite, and no other."""
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(test_\w+[.]py)` \|", text, flags=re.MULTILINE)) == files()
+    text = (suite / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(test_\w+[.]py)` \|", text, flags=re.MULTILINE)) == files(suite)

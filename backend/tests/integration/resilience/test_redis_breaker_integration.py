@@ -12,8 +12,8 @@ from typing import Any
 import pybreaker
 import pytest
 
-from backend.tests.integration.resilience._driver import Mode
 from backend.tests.integration.resilience._fleet import Fleet, Member, eventually
+from backend.tests.integration.resilience._processes import BUSY, Mode, Process
 from backend.tests.integration.resilience._redis import RedisProcess, connect
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.errors import CircuitOpenError
@@ -24,64 +24,8 @@ from holdfast.infrastructure.store.redis_breaker import RedisBreakerStorage
 from holdfast.testing.recorder import EventRecorder
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-# Seconds: how often the processes ask, and how much more a busy machine may take.
+# Seconds: how often the processes of a fleet ask.
 POLL = 0.1
-BUSY = 5.0
-
-
-class Process:
-    """A breaker with a storage of its own, as another process would have it; calls it sync or async."""
-
-    def __init__(
-        self, redis: Any, namespace: str, mode: Mode = "sync", *, name: str = "x", **settings: Any
-    ) -> None:
-        given: dict[str, Any] = {"poll": 0.001, "timeout": 10.0, **settings.pop("storage", {})}
-        self.storage = RedisBreakerStorage(redis, namespace, **given)
-        chosen: dict[str, Any] = {
-            "window": Window.consecutive(2),
-            "open_for": 30.0,
-            "open_jitter": 0.0,
-            **settings,
-        }
-        self.breaker = CircuitBreaker(name, on=Exception, storage=self.storage, **chosen)
-        self.mode = mode
-
-    def call(self, error: Exception | None = None) -> str:
-        """Make a call that succeeds or fails: S, F or R; before and after it what is to be told is told."""
-        self.storage.flush(BUSY)
-        try:
-            self.make(error)
-        except CircuitOpenError:
-            return "R"
-        except ConnectionError:
-            return "F"
-        finally:
-            self.storage.flush(BUSY)
-        return "S"
-
-    def make(self, error: Exception | None = None) -> None:
-        """Make a call, and wait for nothing else."""
-
-        def target() -> None:
-            if error is not None:
-                raise error
-
-        async def awaited() -> None:
-            target()
-
-        if self.mode == "async":
-            asyncio.run(self.breaker(awaited)())
-        else:
-            self.breaker.call(target)
-
-    def fail(self, times: int = 1) -> str:
-        """Make calls that fail."""
-        return "".join(self.call(ConnectionError("down")) for _ in range(times))
-
-    def sees(self, state: CircuitState) -> bool:
-        """Return whether a look, which a call may cost, finds the state."""
-        self.call()
-        return self.breaker.state is state
 
 
 def fails(process: Process) -> Callable[[], bool]:
@@ -110,11 +54,10 @@ def test_an_outage_that_one_process_sees_opens_for_all(fleet: Fleet) -> None:
     assert time.monotonic() - began < POLL + BUSY
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_fleet_makes_exactly_the_probes_of_one_breaker(fleet: Fleet, mode: Mode) -> None:
+def test_a_fleet_makes_exactly_the_probes_of_one_breaker(fleet: Fleet, sharing: Mode) -> None:
     """Of 32 calls that race in four processes exactly three are made half-open; their success closes for all."""
     members = fleet.start(
-        *(0, 0, 0, 0), mode=mode, storage={"poll": POLL}, open_for=0.3, open_jitter=0.0, half_open_calls=3
+        *(0, 0, 0, 0), mode=sharing, storage={"poll": POLL}, open_for=0.3, open_jitter=0.0, half_open_calls=3
     )
     opener = Process(fleet.url, fleet.namespace, open_for=0.3)
     opener.breaker.open()
@@ -164,20 +107,20 @@ def test_wrong_clocks_change_nothing(fleet: Fleet) -> None:
 # Several breakers, real time
 
 
-def test_a_closed_success_sends_nothing(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_a_closed_success_sends_nothing(sharing: Mode, redis_url: str, redis_namespace: str) -> None:
     """After the first call, which learns the state, a hundred successes within a poll send nothing."""
     with connect(redis_url) as client:
-        one = Process(client, redis_namespace, mode, storage={"poll": 600.0})
+        one = Process(client, redis_namespace, sharing, storage={"poll": 600.0})
         assert one.call() == "S"
         client.commands.clear()
         assert "".join(one.call() for _ in range(100)) == "S" * 100
         assert client.commands == []
 
 
-def test_failures_are_told_when_they_open(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_failures_are_told_when_they_open(sharing: Mode, redis_url: str, redis_namespace: str) -> None:
     """Failures send nothing until one opens, which sends one command."""
     with connect(redis_url) as client:
-        one = Process(client, redis_namespace, mode, window=Window.consecutive(3), storage={"poll": 600.0})
+        one = Process(client, redis_namespace, sharing, window=Window.consecutive(3), storage={"poll": 600.0})
         one.call()
         client.commands.clear()
         assert one.fail(2) == "FF"
@@ -187,21 +130,23 @@ def test_failures_are_told_when_they_open(mode: Mode, redis_url: str, redis_name
 
 
 def test_the_first_call_of_a_process_knows_the_state(
-    mode: Mode, redis_url: str, redis_namespace: str
+    sharing: Mode, redis_url: str, redis_namespace: str
 ) -> None:
     """A process that starts while the others are open does not make a single call."""
     with connect(redis_url) as client:
         assert Process(client, redis_namespace).fail(2) == "FF"
-        late = Process(client, redis_namespace, mode)
+        late = Process(client, redis_namespace, sharing)
         assert late.call() == "R"
         assert late.breaker.retry_after == pytest.approx(30.0, abs=BUSY)
 
 
-def test_probes_of_several_processes_close_together(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_probes_of_several_processes_close_together(
+    sharing: Mode, redis_url: str, redis_namespace: str
+) -> None:
     """Two probes in two processes are the two that closing takes; neither could have closed alone."""
     settings: dict[str, Any] = {"half_open_calls": 2, "open_for": 0.01}
     with connect(redis_url) as client:
-        one, other = (Process(client, redis_namespace, mode, **settings) for _ in range(2))
+        one, other = (Process(client, redis_namespace, sharing, **settings) for _ in range(2))
         one.fail(2)
         time.sleep(0.02)
         assert (one.call(), one.breaker.state) == ("S", HALF_OPEN)
@@ -210,11 +155,13 @@ def test_probes_of_several_processes_close_together(mode: Mode, redis_url: str, 
         assert other.sees(CLOSED)
 
 
-def test_a_failed_probe_reopens_for_all_and_longer(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_a_failed_probe_reopens_for_all_and_longer(
+    sharing: Mode, redis_url: str, redis_namespace: str
+) -> None:
     """The time open doubles with each failed round, whoever's probe it was that failed."""
     settings: dict[str, Any] = {"half_open_calls": 1, "open_for": 0.15, "open_cap": 100.0}
     with connect(redis_url) as client:
-        one, other = (Process(client, redis_namespace, mode, **settings) for _ in range(2))
+        one, other = (Process(client, redis_namespace, sharing, **settings) for _ in range(2))
         one.fail(2)
         for process, longest in ((other, 0.3), (one, 0.6)):
             eventually(fails(process))
@@ -301,28 +248,38 @@ def test_what_is_set_by_hand_holds_for_all(redis_url: str, redis_namespace: str)
 
 
 def test_a_redis_that_dies_and_returns(
-    mode: Mode, redis_process: RedisProcess, event_recorder: EventRecorder
+    sharing: Mode,
+    redis_process: RedisProcess,
+    event_recorder: EventRecorder,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No call sees that Redis died; breakers go on alone, report it once, and share again what they decided alone."""
     with connect(redis_process.url) as first, connect(redis_process.url) as second:
-        one = Process(first, "dies", mode, name="one")
-        other = Process(second, "dies", mode, name="other")
+        # Each is logged once in a process.
+        names = [f"{name} of {sharing}" for name in ("one", "other")]
+        one, other = (
+            Process(client, "dies", sharing, name=name)
+            for client, name in zip((first, second), names, strict=True)
+        )
         assert (one.call(), other.call()) == ("S", "S")
         redis_process.kill()
         assert one.call() + one.fail(2) + one.call() == "SFFR"
         assert "".join(other.call() for _ in range(20)) == "S" * 20
         failures = event_recorder.of(StorageFailed)
-        assert sorted(event.name for event in failures) == ["one", "other"]
+        assert sorted(event.name for event in failures) == names
+        assert sorted(record.getMessage() for record in caplog.records) == [
+            f"storage of {name!r} raised; the breaker goes on by its own state" for name in names
+        ]
         redis_process.start()
         eventually(lambda: one.call() + other.call() == "RR")
         assert other.breaker.state is OPEN
         assert len(event_recorder.of(StorageFailed)) == 2
 
 
-def test_a_dead_redis_is_not_asked_by_every_call(mode: Mode, redis_process: RedisProcess) -> None:
+def test_a_dead_redis_is_not_asked_by_every_call(sharing: Mode, redis_process: RedisProcess) -> None:
     """Two hundred calls that would ask try to reach a dead Redis a few times, not two hundred times."""
     with connect(redis_process.url) as client:
-        one = Process(client, "dead", mode)
+        one = Process(client, "dead", sharing)
         one.call()
         redis_process.kill()
         client.commands.clear()
@@ -332,15 +289,15 @@ def test_a_dead_redis_is_not_asked_by_every_call(mode: Mode, redis_process: Redi
         assert 1 <= len(client.commands) <= 1 + (time.monotonic() - began) / 0.4
 
 
-def test_an_open_breaker_outlives_the_memory_of_redis(mode: Mode, redis_process: RedisProcess) -> None:
+def test_an_open_breaker_outlives_the_memory_of_redis(sharing: Mode, redis_process: RedisProcess) -> None:
     """A Redis that returns empty does not close what is open, but learns of it."""
     with connect(redis_process.url) as first, connect(redis_process.url) as second:
-        one = Process(first, "empty", mode)
+        one = Process(first, "empty", sharing)
         one.fail(2)
         redis_process.kill()
         redis_process.start()
         eventually(lambda: one.call() == "R" and bool(second.exists("empty:holdfast:breaker")))
-        late = Process(second, "empty", mode)
+        late = Process(second, "empty", sharing)
         assert late.call() == "R"
 
 
@@ -382,12 +339,12 @@ def test_a_redis_that_hangs_costs_a_call_the_timeout_at_most(redis_namespace: st
         assert turns >= 3
 
 
-def test_without_redis_from_the_start(mode: Mode, event_recorder: EventRecorder) -> None:
+def test_without_redis_from_the_start(sharing: Mode, event_recorder: EventRecorder) -> None:
     """Where no Redis ever was, a breaker opens, probes and closes as one without a storage does."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
-        one = Process(url, "nobody", mode, open_for=0.05, half_open_calls=2)
+        one = Process(url, "nobody", sharing, open_for=0.05, half_open_calls=2)
         assert one.call() + one.fail(3) == "SFFR"
         time.sleep(0.06)
         assert one.call() + one.call() + one.call() == "SSS"
@@ -402,12 +359,12 @@ def pause(redis_process: RedisProcess, seconds: float) -> None:
         client.execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
 
 
-def test_a_grant_that_comes_too_late_goes_back(mode: Mode, redis_process: RedisProcess) -> None:
+def test_a_grant_that_comes_too_late_goes_back(sharing: Mode, redis_process: RedisProcess) -> None:
     """A probe that did not wait for a slow Redis is made all the same; its place is free again at once."""
     settings: dict[str, Any] = {"half_open_calls": 1, "open_for": 0.01}
     with connect(redis_process.url) as first, connect(redis_process.url) as second:
-        one = Process(first, "late", mode, storage={"timeout": 0.05}, **settings)
-        other = Process(second, "late", mode, **settings)
+        one = Process(first, "late", sharing, storage={"timeout": 0.05}, **settings)
+        other = Process(second, "late", sharing, **settings)
         one.call()
         one.fail(2)
         time.sleep(0.02)
@@ -450,11 +407,16 @@ def theirs(client: Any, namespace: str) -> pybreaker.CircuitRedisStorage:
     return pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace=namespace)
 
 
-def test_pybreaker_reads_the_mirrored_keys(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_pybreaker_reads_the_mirrored_keys(sharing: Mode, redis_url: str, redis_namespace: str) -> None:
     """Pybreaker's own storage and engine see open and closed; all four keys are as it writes them."""
     with connect(redis_url) as client, connect(redis_url) as reader:
         one = Process(
-            client, redis_namespace, mode, storage={"mirror_pybreaker": True}, open_for=0.2, half_open_calls=1
+            client,
+            redis_namespace,
+            sharing,
+            storage={"mirror_pybreaker": True},
+            open_for=0.2,
+            half_open_calls=1,
         )
         one.fail(2)
         storage = theirs(reader, redis_namespace)
@@ -470,10 +432,10 @@ def test_pybreaker_reads_the_mirrored_keys(mode: Mode, redis_url: str, redis_nam
         assert engine.call(lambda: "ok") == "ok"
 
 
-def test_what_pybreaker_changes_is_followed(mode: Mode, redis_url: str, redis_namespace: str) -> None:
+def test_what_pybreaker_changes_is_followed(sharing: Mode, redis_url: str, redis_namespace: str) -> None:
     """While a fleet migrates, a process that still runs pybreaker opens and closes those that do not."""
     with connect(redis_url) as client, connect(redis_url) as other:
-        one = Process(client, redis_namespace, mode, storage={"mirror_pybreaker": True})
+        one = Process(client, redis_namespace, sharing, storage={"mirror_pybreaker": True})
         assert one.call() == "S"
         engine = pybreaker.CircuitBreaker(
             fail_max=1, reset_timeout=60, state_storage=theirs(other, redis_namespace)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +23,7 @@ from backend.tests.integration.resilience._race import race
 from backend.tests.integration.resilience._redis import CountingRedis, RedisProcess, connect
 from holdfast.infrastructure.resilience.clock import SYSTEM, Clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
-from holdfast.infrastructure.resilience.errors import RateLimitedError
+from holdfast.infrastructure.resilience.errors import ConfigurationError, RateLimitedError
 from holdfast.infrastructure.resilience.events import CallDelayed, CallRejected, StorageFailed
 from holdfast.infrastructure.store.redis_rate_limit import RedisRateLimit
 from holdfast.testing.recorder import EventRecorder
@@ -97,7 +98,7 @@ def test_waits_are_told_by_the_server(
     limit = caller.limit(redis_url, per=100.0, max_wait=310.0, namespace=redis_namespace)
     waits = [caller.wait(limit) for _ in range(5)]
     assert waits == pytest.approx([0, 100, 200, 300, -400], abs=10.0)
-    assert [event.seconds for event in event_recorder.of(CallDelayed)] == waits[1:4]
+    assert [event.seconds for event in event_recorder.of(CallDelayed)] == waits[1:4] == caller.clock.waits
 
 
 def test_a_wait_that_the_deadline_does_not_allow_is_refused_at_once(
@@ -110,6 +111,20 @@ def test_a_wait_that_the_deadline_does_not_allow_is_refused_at_once(
         assert caller.wait(limit) == pytest.approx(-100, abs=10.0)
     with deadline_after(150.0):
         assert caller.wait(limit) == pytest.approx(100, abs=10.0)
+
+
+def test_a_deadline_is_on_the_common_clock(caller: Caller, redis_url: str, redis_namespace: str) -> None:
+    """A limit with a clock of its own waits on that, as long as the deadline leaves."""
+    own = HandClock()
+    own.now = 1e6
+    limit = caller.limit(redis_url, per=100.0, max_wait=1000.0, namespace=redis_namespace, clock=own)
+    caller.call(limit)
+    with deadline_after(150.0):
+        caller.call(limit)
+        with pytest.raises(RateLimitedError):
+            caller.call(limit)
+    assert own.waits == pytest.approx([100], abs=10.0)
+    assert caller.clock.waits == []
 
 
 def test_sync_and_async_functions_share_a_limit(
@@ -163,10 +178,209 @@ def test_keys_have_limits_of_their_own(
         caller.call(limit, "a")
     assert refused.value.name == "x[a]"
     assert [event.name for event in event_recorder.of(CallRejected)] == ["x[a]"]
-    names = {f"{redis_namespace}:x[a]".encode(), f"{redis_namespace}:x[b]".encode()}
+    names = {f"{redis_namespace}:x['a']".encode(), f"{redis_namespace}:x['b']".encode()}
     assert set(redis_client.execute_command("KEYS", f"{redis_namespace}:*")) == names
-    with pytest.raises(TypeError, match="for each key"), limit:
-        raise AssertionError
+
+
+class Tier(StrEnum):
+    """Text, and not only that."""
+
+    GOLD = "gold"
+
+
+APART = [
+    1,
+    "1",
+    b"1",
+    "None",
+    None,
+    "('a', 1)",
+    ("a", 1),
+    ("a", "1"),
+    (),
+    "",
+    "gold",
+    -1,
+    "é\n\ud800",
+    "é\n\ud801",
+]
+
+
+def test_keys_of_different_kinds_are_different_keys(
+    caller: Caller, redis_url: str, redis_namespace: str
+) -> None:
+    """Whatever two keys look like, they share a limit only if they are equal, as in every dict."""
+    limit = caller.limit(redis_url, per=100.0, key=itself, namespace=redis_namespace)
+    assert [caller.wait(limit, key) for key in APART] == [0] * len(APART)
+    alike = [*APART, True, Tier.GOLD, ("a", True)]
+    assert [caller.wait(limit, key) < 0 for key in alike] == [True] * len(alike)
+
+
+def kind(key: object) -> str:
+    """Return a name for a test with a key of this kind."""
+    return type(key).__name__
+
+
+@pytest.mark.parametrize("on_failure", ["local", "admit", "refuse"])
+@pytest.mark.parametrize("key", [[], 1.0, ("a", []), frozenset({1}), object()], ids=kind)
+def test_what_processes_cannot_tell_apart_is_no_key(
+    caller: Caller, redis_url: str, redis_namespace: str, on_failure: str, key: Any
+) -> None:
+    """The call is not made, with the same error whether Redis answers or not; nor is there such a limit to get."""
+    for url in (redis_url, NOWHERE):
+        limit = caller.limit(url, key=itself, on_failure=on_failure, namespace=redis_namespace)
+        for _ in range(2):
+            with pytest.raises(TypeError, match=r"cannot be a key .* let key= return text, bytes, a whole"):
+                caller.call(limit, key)
+        with pytest.raises(TypeError, match="cannot be a key"):
+            limit.get(key)
+        assert limit.rejected == 0
+
+
+def test_the_limit_of_one_key_is_a_limit(
+    caller: Caller, redis_url: str, redis_namespace: str, event_recorder: EventRecorder
+) -> None:
+    """What `get` returns guards blocks and functions, with the state that calls of the family use."""
+    limit = caller.limit(redis_url, per=100.0, burst=3, key=itself, namespace=redis_namespace)
+    one = limit.get("a")
+
+    async def block() -> None:
+        async with one:
+            pass
+
+    caller.call(limit, "a")
+    caller.call(one, "other", "arguments")
+    if caller.mode == "sync":
+        with one:
+            pass
+    else:
+        caller.runner.run(block())
+    assert caller.wait(limit, "a") == pytest.approx(-100, abs=10.0)
+    assert caller.wait(one) == pytest.approx(-100, abs=10.0)
+    assert caller.wait(limit, "b") == 0
+    assert [event.name for event in event_recorder.of(CallRejected)] == ["x[a]"] * 2
+    assert (one.name, one.rejected, limit.rejected, one.config) == ("x[a]", 2, 2, limit.config)
+    assert repr(one) == "RedisRateLimit('x[a]', 1, per=100, burst=3, max_wait=0, on_failure='local')"
+
+
+def test_the_limit_of_one_key_stands_in_for_itself(caller: Caller) -> None:
+    """Without Redis each key has its own limit, through whichever way it is used."""
+    limit = caller.limit(NOWHERE, per=10.0, key=itself)
+    assert [caller.wait(limit.get("a")), caller.wait(limit.get("b")), caller.wait(limit, "a")] == [0, 0, -10]
+
+
+# Looking and changing
+
+
+def state(caller: Caller, limit: RedisRateLimit) -> tuple[int, float] | None:
+    """Return what Redis says of a limit."""
+    told = limit.inspect() if caller.mode == "sync" else caller.runner.run(limit.ainspect())
+    return None if told is None else (told.available, round(told.retry_after, -1))
+
+
+def reset(caller: Caller, limit: RedisRateLimit) -> bool:
+    """Forget the calls of a limit."""
+    return limit.reset() if caller.mode == "sync" else caller.runner.run(limit.areset())
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_what_is_left_can_be_seen(
+    caller: Caller, redis_url: str, redis_namespace: str, redis_client: CountingRedis, *, keyed: bool
+) -> None:
+    """Free places and the seconds until there is one, slots that were given back included; looking takes nothing."""
+    settings: dict[str, Any] = {"per": 100.0, "burst": 3, "max_wait": 1000.0, "namespace": redis_namespace}
+    limit = caller.limit(redis_url, **settings, key=itself if keyed else None)
+    if keyed:
+        limit = limit.get("a")
+    seen = [state(caller, limit)]
+    assert redis_client.execute_command("KEYS", f"{redis_namespace}:*") == []
+    for _ in range(4):
+        caller.call(limit)
+        seen.append(state(caller, limit))
+    assert seen == [(3, 0.0), (2, 0.0), (1, 0.0), (0, 100.0), (0, 200.0)]
+    assert reset(caller, limit) is True
+    assert redis_client.execute_command("KEYS", f"{redis_namespace}:*") == []
+    assert state(caller, limit) == (3, 0.0)
+
+
+def test_a_reset_reaches_who_stands_in(caller: Caller) -> None:
+    """Without Redis nobody can look; a reset says that Redis did not hear it, and this process's limit forgets."""
+    limit = caller.limit(NOWHERE, per=10.0)
+    assert [caller.wait(limit), caller.wait(limit)] == [0, -10]
+    assert (state(caller, limit), reset(caller, limit)) == (None, False)
+    assert [caller.wait(limit), caller.wait(limit)] == [0, -10]
+    assert reset(caller, caller.limit(NOWHERE, on_failure="admit")) is False
+
+
+def test_a_limit_of_many_keys_is_not_one_limit(caller: Caller) -> None:
+    """Where a key is needed it is asked for; where there is none it cannot be had."""
+    limit = caller.limit(NOWHERE, key=itself)
+    for use in (limit.inspect, limit.reset, limit.__enter__):
+        with pytest.raises(TypeError, match=r"for each key: say which, by \.get\(key\)"):
+            use()
+    for coroutine in (limit.ainspect(), limit.areset(), limit.__aenter__()):
+        with pytest.raises(TypeError, match=r"for each key: say which, by \.get\(key\)"):
+            caller.runner.run(coroutine)
+    for single in (limit.get("a"), caller.limit(NOWHERE)):
+        with pytest.raises(TypeError, match="give key= to have one for each key"):
+            single.get("a")
+
+
+def test_calls_weigh_the_same_after_a_change(caller: Caller, redis_url: str, redis_namespace: str) -> None:
+    """Three calls of four were used: at any new rate one is left, and the rest come back at that rate."""
+    limit = caller.limit(redis_url, per=3600.0, burst=4, namespace=redis_namespace)
+    call = limit(lambda: None)
+    for _ in range(3):
+        call()
+    for rate, per in ((1.0, 100.0), (10.0, 36000.0)):
+        limit.reconfigure(rate=rate, per=per)
+        assert (limit.config.rate, limit.config.per, limit.config.burst) == (rate, per, 4)
+        assert state(caller, limit) == (1, 0.0)
+    limit.reconfigure(burst=1)
+    assert state(caller, limit) == (0, 3 * 3600.0)
+    limit.reconfigure(per=1000.0)
+    assert state(caller, limit) == (0, 300.0)
+    assert caller.wait(limit) == pytest.approx(-300, abs=10.0)
+
+
+def test_a_change_of_one_process_does_not_lock_out_another(
+    caller: Caller, redis_url: str, redis_namespace: str
+) -> None:
+    """While settings differ each side decides by its own, on the same number of calls."""
+    slow = caller.limit(redis_url, per=1000.0, burst=5, namespace=redis_namespace)
+    fast = caller.limit(redis_url, per=100.0, burst=5, namespace=redis_namespace)
+    for limit in (slow, fast, slow, fast):
+        assert caller.wait(limit) == 0
+        assert (state(caller, slow), state(caller, fast))[0] == state(caller, fast)
+    assert [state(caller, slow), state(caller, fast)] == [(1, 0.0), (1, 0.0)]
+
+
+def test_who_waits_keeps_its_slot_through_a_change(
+    caller: Caller, redis_url: str, redis_namespace: str
+) -> None:
+    """A slot of other settings is not given back into a line of these."""
+    limit = caller.limit(redis_url, per=100.0, max_wait=1000.0, namespace=redis_namespace)
+    caller.call(limit)
+
+    def change() -> None:
+        limit.reconfigure(per=10.0)
+        other_thread(caller, limit)()
+
+    caller.interrupted(limit, change)
+    assert caller.wait(limit) == pytest.approx(30, abs=5.0)
+
+
+def test_a_bad_change_changes_nothing(caller: Caller) -> None:
+    """It is refused as in the constructor; a good one reaches the limit that stands in."""
+    limit = caller.limit(NOWHERE, per=10.0)
+    before = limit.config
+    with pytest.raises(ConfigurationError) as caught:
+        limit.reconfigure(rate=-1, burst=0)
+    assert [fault.path for fault in caught.value.faults] == ["rate", "burst"]
+    assert limit.config is before
+    limit.reconfigure(burst=2)
+    assert [caller.wait(limit) for _ in range(3)] == [0, 0, -10]
+    assert (limit.config.namespace, limit.config.timeout) == (before.namespace, before.timeout)
 
 
 def test_a_key_expires_when_it_says_nothing_more(
@@ -195,6 +409,24 @@ def test_a_server_whose_clock_is_set_back_does_not_shut_the_limit(
     ahead = [f"{number + 3600e6:.17g}" for number in state[:3]]
     redis_client.set(key, " ".join([*ahead, *map(str, state[3:])]))
     assert [caller.wait(limit), caller.wait(limit)] == pytest.approx([100, 200], abs=10.0)
+
+
+def test_a_slot_of_before_the_clock_was_set_back_is_not_given_out(
+    caller: Caller, redis_url: str, redis_namespace: str, redis_client: CountingRedis
+) -> None:
+    """Its number means another time now."""
+    key = f"{redis_namespace}:x"
+    limit = caller.limit(redis_url, per=100.0, max_wait=1000.0, namespace=redis_namespace)
+    caller.call(limit)
+
+    def set_back() -> None:
+        other_thread(caller, limit, calls=2)()
+        state = str(redis_client.execute_command("GET", key), "ascii").split()
+        ahead = [f"{float(number) + 150e6:.17g}" for number in state[:2]]
+        redis_client.set(key, " ".join([*ahead, *state[2:]]))
+
+    caller.interrupted(limit, set_back)
+    assert caller.wait(limit) == pytest.approx(400, abs=10.0)
 
 
 # Cancelled waits
@@ -305,17 +537,26 @@ def test_a_task_that_is_cancelled_while_it_waits_gives_its_slot_back(
     limit.close()
 
 
-@pytest.mark.parametrize("turns", range(5))
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("burst", [1, 2])
 @pytest.mark.usefixtures("hand_clock")
-def test_a_cancellation_during_the_round_trip_passes(
-    redis_url: str, redis_namespace: str, redis_client: CountingRedis, turns: int
+def test_a_cancellation_during_the_round_trip_loses_no_slot(
+    redis_url: str, redis_namespace: str, redis_client: CountingRedis, turns: int, burst: int
 ) -> None:
     """At whichever turn of the loop it comes, also when the answer is there already, and with any client."""
 
     async def main() -> None:
         made: Any = redis.asyncio.Redis.from_url(redis_url)  # pyright: ignore[reportUnknownMemberType]
         limit = RedisRateLimit(
-            None, "x", 1, per=100, max_wait=1000, namespace=redis_namespace, async_client=made, timeout=5.0
+            None,
+            "x",
+            1,
+            per=100,
+            burst=burst,
+            max_wait=1000,
+            namespace=redis_namespace,
+            async_client=made,
+            timeout=5.0,
         )
         async with limit:
             pass
@@ -328,10 +569,167 @@ def test_a_cancellation_during_the_round_trip_passes(
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            await limit.aclose()
+            assert 90_000 < redis_client.pttl(f"{redis_namespace}:x") <= 100_000
         assert not limit.degraded
         await made.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_many_that_are_cancelled_lose_nothing(redis_url: str, redis_namespace: str, *, asleep: bool) -> None:
+    """In their round trips or while they wait, and again while they give back: after `aclose` all is back."""
+
+    class Telling(Clock):
+        async def asleep(self, seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 40:
+                all_wait.set()
+            await super().asleep(seconds)
+
+    limit = RedisRateLimit(
+        redis_url,
+        "x",
+        1,
+        per=100,
+        burst=5,
+        max_wait=1e6,
+        namespace=redis_namespace,
+        timeout=5.0,
+        clock=Telling(),
+    )
+    waits, all_wait = list[float](), asyncio.Event()
+
+    async def main() -> None:
+        for _ in range(5):
+            await limit.__aenter__()
+        tasks = [asyncio.create_task(limit.__aenter__()) for _ in range(40)]
+        if asleep:
+            await all_wait.wait()
+        for _ in range(2):
+            await asyncio.sleep(0)
+        for _ in range(2):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        await limit.aclose()
+
+    asyncio.run(main())
+    told = limit.inspect()
+    limit.close()
+    assert told is not None
+    assert told.available == 0
+    assert told.retry_after == pytest.approx(100, abs=10.0)
+
+
+def test_a_slot_within_the_burst_is_free_again(redis_url: str, redis_namespace: str) -> None:
+    """Of eight calls in their round trips four are cancelled: the others are admitted, and nothing is lost."""
+    limit = RedisRateLimit(redis_url, "x", 1, per=100, burst=10, namespace=redis_namespace, timeout=5.0)
+
+    async def main() -> None:
+        await limit.__aenter__()
+        tasks = [asyncio.create_task(limit.__aenter__()) for _ in range(8)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in tasks[:4]:
+            task.cancel()
+        assert await asyncio.gather(*tasks[4:]) == [0.0] * 4
+        await limit.aclose()
+
+    asyncio.run(main())
+    told = limit.inspect()
+    limit.close()
+    assert told is not None
+    assert told.available == 5
+
+
+class Interrupting(CountingRedis):
+    """A client whose next script is interrupted, before or after Redis has run it."""
+
+    when = ""
+    meanwhile: Callable[[], Any] = staticmethod(late)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        when, self.when = self.when, ""
+        if when == "before":
+            raise KeyboardInterrupt
+        answer = super().execute_command(*args, **options)
+        if when:
+            self.meanwhile()
+            raise KeyboardInterrupt
+        return answer
+
+
+def interrupting(url: str) -> Interrupting:
+    """Return such a client."""
+    made: Any = Interrupting.from_url(url, socket_timeout=5.0)  # pyright: ignore[reportUnknownMemberType]
+    client: Interrupting = made
+    return client
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("used", [0, 1, 2, 3])
+@pytest.mark.usefixtures("hand_clock")
+def test_an_interrupt_during_the_round_trip_loses_no_slot(
+    redis_url: str, redis_namespace: str, when: str, used: int
+) -> None:
+    """A thread that is interrupted before it has heard the answer takes nothing, whether it would wait or not."""
+    with interrupting(redis_url) as client:
+        limit = RedisRateLimit(client, "x", 1, per=100, burst=2, max_wait=1e6, namespace=redis_namespace)
+        for _ in range(used):
+            limit.__enter__()
+        before = limit.inspect()
+        for _ in range(2):
+            client.when = when
+            with pytest.raises(KeyboardInterrupt):
+                limit.__enter__()
+        after = limit.inspect()
+    assert before is not None
+    assert after is not None
+    assert after.available == before.available == max(0, 2 - used)
+    assert after.retry_after == pytest.approx(before.retry_after, abs=10.0)
+
+
+@pytest.mark.usefixtures("hand_clock")
+def test_an_interrupt_during_the_round_trip_takes_nobodys_slot(redis_url: str, redis_namespace: str) -> None:
+    """Where somebody else was served in between, the slot is lost, and theirs stays taken."""
+    with (
+        interrupting(redis_url) as client,
+        connect(redis_url) as other_client,
+    ):
+        limit, other = (
+            RedisRateLimit(one, "x", 1, per=100, max_wait=1e6, namespace=redis_namespace)
+            for one in (client, other_client)
+        )
+        client.when, client.meanwhile = "after", other.__enter__
+        with pytest.raises(KeyboardInterrupt):
+            limit.__enter__()
+        told = other.inspect()
+    assert told is not None
+    assert told.retry_after == pytest.approx(200, abs=10.0)
+
+
+def test_a_slot_within_the_burst_that_is_given_back_is_free_at_once(
+    caller: Caller, redis_url: str, redis_namespace: str, redis_client: CountingRedis
+) -> None:
+    """A gap that is not the last of the line can be had until its own time, not only until it could first be had."""
+    key = f"{redis_namespace}:x"
+    limit = caller.limit(redis_url, per=100.0, burst=4, max_wait=1e6, namespace=redis_namespace)
+    for _ in range(4):
+        caller.call(limit)
+    caller.interrupted(limit, other_thread(caller, limit, calls=20))
+    # As if 150 s had passed: all times of the key are earlier.
+    state = [float(word) for word in str(redis_client.execute_command("GET", key), "ascii").split()]
+    later = [number if at in {3, 4} else number - 150e6 for at, number in enumerate(state)]
+    redis_client.set(key, " ".join(f"{number:.17g}" for number in later))
+    told = limit.inspect()
+    assert told is not None
+    assert (told.available, told.retry_after) == (1, 0.0)
+    assert caller.wait(limit) == 0
+    assert caller.wait(limit) == pytest.approx(2500 - 150 - 300, abs=10.0)
 
 
 @pytest.mark.parametrize("burst", [1, 4])
@@ -602,4 +1000,5 @@ def test_four_processes_together_keep_the_rate(redis_url: str, redis_namespace: 
         inside = sorted(call[1] for call in calls if call[0] >= since)
         for count, until in enumerate(inside, start=1):
             assert count <= burst + rate * (until - since) + 1e-3
-    assert len(calls) >= 0.9 * rate * (begun[-1] - asked[0])
+    # On a busy machine nobody may ask for a while, and what was not asked for is lost.
+    assert len(calls) >= 0.5 * rate * (begun[-1] - asked[0])

@@ -16,6 +16,7 @@ from holdfast.infrastructure.resilience.errors import CircuitOpenError, Configur
 from holdfast.infrastructure.resilience.events import RetryGaveUp
 from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
 from holdfast.infrastructure.resilience.policy import Policy
+from holdfast.infrastructure.resilience.rate_limit import RateLimits
 from holdfast.infrastructure.resilience.registry import Registry, Resilient, registry, resilient
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.timeout import Timeout
@@ -141,6 +142,7 @@ def test_a_bad_definition_changes_nothing(driver: Driver, make: Make, names: Reg
     """What is no policy, nothing at all, a name inside a name, an unsafe order with `strict`: each is refused whole."""
     names.define("payments", make.retry(2))
     bad: list[tuple[type[Exception], str, tuple[Any, ...]]] = [
+        (TypeError, r"RateLimits needs .* give key=", (Retry(2), RateLimits(1))),
         (TypeError, "is not a policy", (Retry(2), "Retry(3)")),
         (TypeError, "at least one policy", ()),
         (TypeError, "cannot be made of names", (names.resilient("other"),)),
@@ -183,6 +185,24 @@ def test_unknown_names_list_the_known_ones(names: Registry) -> None:
     with pytest.raises(LookupError, match="no pipeline is called 'paymnts'; known: 'payments', 'search'"):
         names.get("paymnts")
     assert (list(names), len(names), "paymnts" in names) == (["payments", "search"], 2, False)
+
+
+def test_a_family_without_a_key_is_refused_where_functions_have_the_name(
+    driver: Driver, make: Make, names: Registry
+) -> None:
+    """Only a transport knows what to tell breakers apart by: whichever comes second, definition or function, fails."""
+    names.define("api", CircuitBreakers())
+    with pytest.raises(TypeError, match=r"CircuitBreakers needs .* give key="):
+        driver.decorate(names.resilient("api"), Script(succeed()))
+    with pytest.raises(TypeError, match=r"CircuitBreakers needs .* give key="):
+        names.resilient("api").call(len, "")
+    names.define("api", make.retry(2))
+    script = Script(fail())
+    call = driver.decorate(names.resilient("api"), script)
+    with pytest.raises(TypeError, match=r"CircuitBreakers needs .* give key="):
+        names.define("api", make.retry(3), CircuitBreakers())
+    driver.outcomes(1, call)
+    assert script.calls == 2
 
 
 def test_a_name_that_is_forgotten_begins_again(driver: Driver, make: Make, names: Registry) -> None:

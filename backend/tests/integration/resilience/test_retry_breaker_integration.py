@@ -1,17 +1,21 @@
 """Retry × circuit breaker: who counts what, and who stops whom."""
 
 import asyncio
+import gc
+import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
+from tenacity import stop_after_attempt
 
 from backend.tests.integration.resilience._driver import Compose, Driver
 from backend.tests.integration.resilience._make import BUSY, Busy, Make
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.errors import CircuitOpenError
 from holdfast.infrastructure.resilience.events import CallRejected, CircuitOpened, RetryGaveUp, RetryScheduled
-from holdfast.infrastructure.resilience.pipeline import explain
-from holdfast.infrastructure.resilience.retry import current_attempt
+from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
+from holdfast.infrastructure.resilience.retry import Retry, current_attempt
 from holdfast.infrastructure.resilience.states import CircuitState
 from holdfast.infrastructure.resilience.window import Window, WindowCounts
 from holdfast.testing.clock import VirtualClock
@@ -50,7 +54,92 @@ def test_a_trip_in_the_middle_of_a_loop_ends_it(driver: Driver, make: Make, comp
         "holdfast: caller gave up after 3 attempts, 2 s after the first failure: the error is not retryable"
     )
     assert caught.value.__notes__ == [note]
-    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    cause = caught.value.__cause__
+    assert (type(cause), caught.value.__context__) == (ConnectionError, None)
+    assert not hasattr(cause, "__notes__")
+
+
+@pytest.mark.parametrize("trips", [1, 2, 3])
+def test_a_refusal_tells_of_the_error_before_it(
+    driver: Driver, make: Make, compose: Compose, trips: int
+) -> None:
+    """The breaker's refusal is caused by the last error of the dependency, which a log and a pickle then show."""
+    errors = [ConnectionError(f"attempt {number}") for number in (1, 2, 3)]
+    call = compose(make.retry(5), make.breaker(trips), source=Script(*map(fail, errors)))
+    (refused,) = driver.outcomes(1, call)
+    assert type(refused) is CircuitOpenError
+    assert refused.__cause__ is errors[trips - 1]
+    assert [error.__cause__ for error in errors] == [None] * 3
+    there = pickle.loads(pickle.dumps(refused))
+    assert repr(there.__cause__) == f"ConnectionError('attempt {trips}')"
+
+
+@pytest.mark.parametrize("wait", [0.0, 1.0])
+def test_a_plain_retry_tells_of_the_error_too(driver: Driver, make: Make, wait: float) -> None:
+    """Where a second attempt is made without asking anybody, its refusal has a cause all the same."""
+    error = ConnectionError("first")
+    call = driver.decorate(Pipeline(Retry(attempts=3, wait=wait), make.breaker(1)), Script(fail(error)))
+    (refused,) = driver.outcomes(1, call)
+    assert (type(refused), refused.__cause__) == (CircuitOpenError, error)
+
+
+def test_a_retry_with_a_function_of_tenacity_tells_of_the_error_too(driver: Driver, make: Make) -> None:
+    """Where a function of the state is asked, the refusal has the last error as its cause as well."""
+    error = ConnectionError("first")
+    retry = make.retry(None, stop=stop_after_attempt(5))
+    (refused,) = driver.outcomes(1, driver.decorate(Pipeline(retry, make.breaker(1)), Script(fail(error))))
+    assert (type(refused), refused.__cause__) == (CircuitOpenError, error)
+
+
+def test_a_refusal_in_a_block_tells_of_the_error_before_it(driver: Driver, make: Make) -> None:
+    """A loop of blocks around a breaker ends with a refusal that is caused by the last error."""
+    error, breaker = ConnectionError("first"), make.breaker(1)
+    attempts = make.retry(5)
+
+    async def call() -> None:
+        async for attempt in driver.attempts(attempts):
+            with attempt, breaker:
+                raise error
+
+    (refused,) = driver.outcomes(1, driver.function(call))
+    assert (type(refused), refused.__cause__) == (CircuitOpenError, error)
+
+
+def test_refusals_that_are_retried_hide_no_error(driver: Driver, make: Make, compose: Compose) -> None:
+    """With refusals retried, too, the one that comes out is caused by the error that opened the breaker."""
+    error = ConnectionError("first")
+    retry = make.retry(4, on=(ConnectionError, CircuitOpenError))
+    (refused,) = driver.outcomes(1, compose(retry, make.breaker(1), source=Script(fail(error))))
+    assert (type(refused), refused.__cause__) == (CircuitOpenError, error)
+
+
+def test_a_refusal_from_the_start_has_no_cause(driver: Driver, make: Make, compose: Compose) -> None:
+    """A call that is refused at once met no error of its own, whatever calls before it met."""
+    call = compose(make.retry(3), make.breaker(1), source=Script(fail()))
+    driver.outcomes(1, call)
+    (refused,) = driver.outcomes(1, call)
+    assert (type(refused), refused.__cause__, refused.__context__) == (CircuitOpenError, None, None)
+
+
+@pytest.mark.parametrize("wait", [0.0, 1.0])
+@pytest.mark.parametrize("trips", [1, 2, 3])
+def test_a_refusal_with_a_cause_leaves_no_circle(driver: Driver, make: Make, wait: float, trips: int) -> None:
+    """When the refusal is forgotten, so is its cause, without the garbage collector."""
+
+    class Lost(ConnectionError):
+        pass
+
+    call = driver.decorate(Pipeline(Retry(attempts=5, wait=wait), make.breaker(trips)), Script(fail(Lost)))
+    gc.collect()
+    gc.disable()
+    try:
+        outcomes = driver.outcomes(1, call)
+        seen = weakref.ref(outcomes[0].__cause__)
+        assert type(seen()) is Lost
+        outcomes.clear()
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_the_events_of_a_trip_in_the_middle_of_a_loop(
