@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import calls, imports, line, memory, policies, table, threads
+from benchmarks import calls, imports, line, memory, policies, table, telemetry, threads
 from benchmarks.rows import FULL, QUICK, Case, Effort, Row, Section
 
 SECTIONS: list[Section] = [
     *calls.SECTIONS,
     *policies.SECTIONS,
+    *telemetry.SECTIONS,
     line.SECTION,
     threads.SECTION,
     memory.SECTION,

@@ -39,6 +39,13 @@ def breaker(**settings: Any) -> Function:
 
 
 calls = retry_breaker(window=Window.calls(100))
+
+
+def pipeline() -> Pipeline:
+    """Return a new pipeline: retry over a breaker of 100 calls."""
+    return Pipeline(holdfast.Retry(), CircuitBreaker("benchmark", window=Window.calls(100)))
+
+
 consecutive = retry_breaker(window=Window.consecutive(5))
 default = retry_breaker()
 slow = retry_breaker(window=Window.seconds(10), slow_call_duration=1.0)
@@ -197,7 +204,7 @@ def async_with(fn: Function) -> Function:
 def lone_estimate() -> object:
     """Make what a hedge with a percentile keeps of its calls, and fill it."""
     made, default = Estimate(0.95, 50), Quantile()
-    assert (made.q, made.samples) == (default.q, default.samples)
+    assert (made.q, made.left) == (default.q, default.samples)
     for turn in range(600):
         made.add(0.001 * (1 + turn % 50))
     return made

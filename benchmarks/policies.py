@@ -67,6 +67,8 @@ def _limiters() -> list[Timed]:
     by_hand = [
         mine("async with", ours.async_with, target=at_least, late=True),
         mine("decorator, beside async with", ours.rate_limit, late=True),
+        peer("(none)", "async with, does nothing", subjects.async_with_nothing),
+        peer("(none)", "async with, reads a clock", subjects.async_with_clock),
     ]
     decorators = [
         mine("decorator", ours.rate_limit, target=at_least, late=True),

@@ -23,7 +23,7 @@ class Shared(Case):
     decorate: Function
 
 
-def fetch(order_id: int, *, quantity: int = 1) -> int:  # noqa: ARG001  # it takes what services take
+def fetch(order_id: int, *, quantity: int = 1) -> int:  # it takes what services take
     """Wait 5 ms for an answer."""
     time.sleep(0.005)
     return order_id

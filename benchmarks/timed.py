@@ -80,7 +80,8 @@ class Timed(Case):
         )
 
 
-def _measure(section: str, cases: Sequence[Timed], effort: Effort) -> list[Row]:
+def measure(section: str, cases: Sequence[Timed], effort: Effort) -> list[Row]:
+    """Measure cases side by side; one whose library is missing says so."""
     with asyncio.Runner() as runner:
         ready: dict[Timed, list[Pair]] = {}
         rows = []
@@ -88,12 +89,13 @@ def _measure(section: str, cases: Sequence[Timed], effort: Effort) -> list[Row]:
             try:
                 ready[case] = case.pairs(runner)
             except ImportError as error:
-                rows.append(_absent(section, case, error))
+                rows.append(absent(section, case, error))
         interleave([pair for pairs in ready.values() for pair in pairs], effort)
         return rows + [case.row(section, pairs) for case, pairs in ready.items()]
 
 
-def _absent(section: str, case: Timed, error: ImportError) -> Row:
+def absent(section: str, case: Timed, error: ImportError) -> Row:
+    """Return the row of a case that cannot be measured here."""
     return Row(
         section=section,
         library=case.library,
@@ -107,7 +109,7 @@ def _absent(section: str, case: Timed, error: ImportError) -> Row:
 
 def section(name: str, title: str, cases: Callable[[], list[Timed]]) -> Section:
     """Return a section whose cases are timed calls."""
-    return Section(name, title, cases, lambda chosen, effort: _measure(name, chosen, effort))
+    return Section(name, title, cases, lambda chosen, effort: measure(name, chosen, effort))
 
 
 def mine(what: str, decorate: Function, limit: float | None = None, **more: Any) -> Timed:
