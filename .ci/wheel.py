@@ -13,7 +13,9 @@ import importlib, pathlib, sys
 import holdfast
 home = pathlib.Path(holdfast.__file__).parent
 assert home.is_relative_to(sys.prefix), f"holdfast came from {home}"
-modules = [p.relative_to(home.parent).with_suffix("") for p in home.rglob("*.py") if p.name != "__main__.py"]
+# Programs: the command's, and alembic's.
+programs = {"__main__.py", "env.py"}
+modules = [p.relative_to(home.parent).with_suffix("") for p in home.rglob("*.py") if p.name not in programs]
 for module in modules:
     importlib.import_module(".".join(module.parts).removesuffix(".__init__"))
 print(f"{len(modules)} modules of the wheel imported")
@@ -25,11 +27,19 @@ def test_plugin(pytestconfig):
 
 
 def expected() -> set[str]:
-    """Return the paths that the wheel must hold: the code, the marker and the contracts."""
+    """Return the paths that the wheel must hold: the code, its page and scenarios, the marker and the contracts."""
     code, contracts = ROOT / "backend/app", ROOT / "backend/contracts"
     return {
-        *(path.relative_to(code).as_posix() for path in code.rglob("*.py")),
-        *(f"holdfast/{path.relative_to(contracts).as_posix()}" for path in contracts.rglob("*.pyi")),
+        *(
+            path.relative_to(code).as_posix()
+            for path in code.rglob("*")
+            if path.suffix in {".py", ".html", ".toml"}
+        ),
+        *(
+            f"holdfast/{path.relative_to(contracts).as_posix()}"
+            for path in contracts.rglob("*")
+            if path.suffix in {".pyi", ".json"}
+        ),
         "holdfast/py.typed",
     }
 
@@ -40,7 +50,8 @@ def fault(wheel: Path) -> str | None:
     if held != expected():
         return f"{wheel.name}: missing {sorted(expected() - held)}, unexpected {sorted(held - expected())}"
     suffixes = {PurePosixPath(name).suffix for name in held}
-    return None if suffixes == {".py", ".pyi", ".typed"} else f"{wheel.name} holds only {sorted(suffixes)}"
+    whole = suffixes == {".py", ".pyi", ".typed", ".html", ".json", ".toml"}
+    return None if whole else f"{wheel.name} holds only {sorted(suffixes)}"
 
 
 def use(wheel: Path) -> None:
