@@ -84,9 +84,10 @@ def encode(value: Any, *, name: str = "payload") -> bytes:
 
 def decode(data: bytes | str) -> Any:
     """Return the value that `encode` was given. Raises PayloadError if `data` is not its work."""
-    marked = '"$' in data if isinstance(data, str) else b'"$' in data
     try:
-        return json.loads(data, object_hook=_object) if marked else json.loads(data)
+        # Given bytes, `json` would guess their encoding.
+        text = data if isinstance(data, str) else data.decode()
+        return json.loads(text, object_hook=_object) if '"$' in text else json.loads(text)
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise PayloadError("payload", f"cannot be read ({error})", "give what encode() returned") from error
 

@@ -12,7 +12,6 @@ from holdfast.infrastructure.resilience.clock import current_clock
 from holdfast.infrastructure.resilience.deadline import deadline_after
 from holdfast.infrastructure.store import _boundaries
 from holdfast.infrastructure.store.payload import decode
-from holdfast.infrastructure.store.state import StepRef
 from holdfast.services.jobs import _outcomes
 from holdfast.services.jobs._threads import Threads
 from holdfast.services.jobs.handlers import Call
@@ -20,7 +19,7 @@ from holdfast.services.jobs.handlers import Call
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from holdfast.infrastructure.store.state import Outcome, StepRecord
+    from holdfast.infrastructure.store.state import Outcome, StepRecord, StepRef
     from holdfast.services.jobs._outcomes import Spec
 
 # Threads beyond the lanes, for those that hang in calls that were given up.
@@ -45,10 +44,10 @@ class Running:
         "task",
     )
 
-    def __init__(self, step: StepRecord, spec: Spec) -> None:
+    def __init__(self, step: StepRecord, spec: Spec, ref: StepRef) -> None:
         self.step = step
         self.spec = spec
-        self.ref = StepRef(job=step.job, position=step.position, fence=step.fence)
+        self.ref = ref
         self.seconds = spec.new.step_timeout if step.timeout is None else step.timeout
         self.call = Call(
             job=step.job,
@@ -74,7 +73,8 @@ class Caller:
     """Makes calls and settles each once: with its outcome, or with what is known when it is given up."""
 
     def __init__(self, lanes: int, grace: float, settle: Callable[[Running, Outcome], None]) -> None:
-        self.active: dict[StepRef, Running] = {}
+        # In the order in which they began.
+        self.active: dict[Running, None] = {}
         self._abandoned: list[Running] = []
         self._grace = grace
         self._tell = settle
@@ -87,7 +87,7 @@ class Caller:
         if running.seconds is not None:
             running.call.deadline = current_clock().monotonic() + running.seconds
             running.give_up_at = running.began + running.seconds + self._grace
-        self.active[running.ref] = running
+        self.active[running] = None
         running.task = self._loop.create_task(self._perform(running))
 
     def cancel(self, running: Running, reason: str) -> None:
@@ -97,7 +97,7 @@ class Caller:
         running.reason = reason
         running.call._cancelled = True
         running.give_up_at = min(running.give_up_at, self._loop.time() + self._grace)
-        if running.spec.handler.is_async and running.task is not None:
+        if running.spec.is_async and running.task is not None:
             running.task.cancel()
 
     @property
@@ -108,7 +108,7 @@ class Caller:
     def give_up(self, *, everything: bool = False) -> list[Running]:
         """Settle the calls whose grace is over, though they go on; return them."""
         now = self._loop.time()
-        late = [one for one in self.active.values() if everything or one.give_up_at <= now]
+        late = [one for one in self.active if everything or one.give_up_at <= now]
         for running in late:
             outcome = self._cut(running, running.reason or "given up")
             if not running.reason and running.seconds is not None:
@@ -120,7 +120,7 @@ class Caller:
 
     def forget(self) -> None:
         """Cancel every call; nobody wants to know how they end."""
-        for running in list(self.active.values()):
+        for running in list(self.active):
             self.cancel(running, "the worker lost its lease")
             running.settled = True
             self._leave(running)
@@ -130,7 +130,7 @@ class Caller:
         """Take no more calls. What goes on keeps neither this process alive nor the loop from ending."""
         self._pool.shutdown(wait=False)
         for running in self.abandoned:
-            if running.spec.handler.is_async and running.task is not None:
+            if running.spec.is_async and running.task is not None:
                 _disown(running.task)
 
     async def call(self, function: Callable[..., Any], *args: Any, is_async: bool) -> Any:
@@ -144,12 +144,15 @@ class Caller:
         return result
 
     async def _perform(self, running: Running) -> None:
-        is_async = running.spec.handler.is_async
+        is_async = running.spec.is_async
         try:
             payload = decode(running.step.payload)
             _boundaries.reach("engine.before_call")
             running.goes_on = is_async
-            result = await self._bounded(running, payload)
+            if is_async and running.seconds is None:
+                result = await running.spec.handler._call(payload, running.call)
+            else:
+                result = await self._bounded(running, payload)
             _boundaries.reach("engine.after_call")
         except _TookTooLongError:
             outcome: Outcome = self._too_long(running)
@@ -162,8 +165,9 @@ class Caller:
 
     async def _bounded(self, running: Running, payload: Any) -> Any:
         handler = running.spec.handler
-        function = handler._call if handler.is_async else partial(_noted, running, handler._call)
-        call = self.call(function, payload, running.call, is_async=handler.is_async)
+        is_async = running.spec.is_async
+        function = handler._call if is_async else partial(_noted, running, handler._call)
+        call = self.call(function, payload, running.call, is_async=is_async)
         if running.seconds is None:
             return await call
         scope = asyncio.timeout(running.seconds)
@@ -180,7 +184,7 @@ class Caller:
     def _settle(self, running: Running, outcome: Outcome) -> None:
         if not running.settled:
             running.settled = True
-            del self.active[running.ref]
+            del self.active[running]
             if running.goes_on:
                 self._leave(running)
             self._tell(running, outcome)

@@ -110,7 +110,7 @@ class Engine:
 
     def _cut(self) -> None:
         self.stops = max(self.stops, 2)
-        for running in list(self.caller.active.values()):
+        for running in list(self.caller.active):
             self.caller.cancel(running, "the worker was stopped")
         self.loop.call_later(self.config.grace, self._give_up)
         self.wake()
@@ -136,7 +136,7 @@ class Engine:
             return
         self._unannounce(record.id)
         if record.state in {JobState.CANCELLED, JobState.TIMED_OUT}:
-            for running in list(self.caller.active.values()):
+            for running in list(self.caller.active):
                 if running.step.job == record.id:
                     self.caller.cancel(running, f"the job was {record.state}")
 
@@ -251,7 +251,8 @@ class Engine:
         now = self.loop.time()
         self.books.refuse(done.refused, now + self.config.poll, now + done.retry_in)
         for ref in done.begun:
-            self._announce(self.books.ready.pop(ref))
+            step = self.books.ready.pop(ref)
+            self.announced.append(Running(step, self.books.specs[step.job], ref))
         for job, state in done.ended.items():
             self.ended[job] = state
             self.books.specs.pop(job, None)
@@ -264,10 +265,6 @@ class Engine:
     def _release_busy(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self.books.held.pop(outcome.ref.job, None)
-
-    def _announce(self, step: StepRecord) -> None:
-        running = Running(step, self.books.specs[step.job])
-        self.announced.append(running)
 
     def _fill(self) -> None:
         while self.announced and len(self.caller.active) < self.config.concurrency:

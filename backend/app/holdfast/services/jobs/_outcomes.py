@@ -26,11 +26,12 @@ _TEXT = 2000
 class Spec:
     """What a worker needs to know of a job: its handler, and how its steps are tried again."""
 
-    __slots__ = ("backoff", "handler", "new")
+    __slots__ = ("backoff", "handler", "is_async", "new")
 
     def __init__(self, new: NewJob, handler: Handler) -> None:
         self.new = new
         self.handler = handler
+        self.is_async = handler.is_async
         self.backoff = read_backoff(new.settings.get("backoff"))
 
 

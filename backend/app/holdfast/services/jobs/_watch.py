@@ -164,7 +164,7 @@ class Watch:
 
     def _busy_jobs(self) -> set[str]:
         engine = self._engine
-        return {one.step.job for one in (*engine.caller.active.values(), *engine.announced)}
+        return {one.step.job for one in (*engine.caller.active, *engine.announced)}
 
     def _records(self, jobs: set[str]) -> list[JobRecord]:
         return [self._store.job(job) for job in jobs]

@@ -152,7 +152,7 @@ class Worker:
         if self._engine is None:
             return []
         caller = self._engine.caller
-        return [running.call for running in (*caller.abandoned, *list(caller.active.values()))]
+        return [running.call for running in (*caller.abandoned, *list(caller.active))]
 
     @property
     def stopping(self) -> bool:
