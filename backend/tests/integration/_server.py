@@ -209,12 +209,12 @@ class FaultyServer:
         with self._lock:
             return self._accepted
 
-    def wait_for_requests(self, number: int, timeout: float = 5.0) -> bool:
+    def wait_for_requests(self, number: int, timeout: float = 30.0) -> bool:
         """Wait until `number` requests have arrived; return whether they have."""
         with self._lock:
             return self._lock.wait_for(lambda: len(self._received) >= number, timeout)
 
-    def wait_for_connections(self, number: int, timeout: float = 5.0) -> bool:
+    def wait_for_connections(self, number: int, timeout: float = 30.0) -> bool:
         """Wait until `number` connections were accepted, perhaps after the client left; return whether they were."""
         with self._lock:
             return self._lock.wait_for(lambda: self._accepted >= number, timeout)

@@ -357,6 +357,7 @@ def test_every_failure_counts_against_the_breaker(
             client.request("GET", http_server.url)
     with pytest.raises(CircuitOpenError):
         client.request("GET", http_server.url)
+    assert http_server.wait_for_connections(2)
     assert (breaker.state, breaker.rejected, http_server.connections) == (CircuitState.OPEN, 1, 2)
 
 
