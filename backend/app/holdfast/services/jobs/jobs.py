@@ -510,7 +510,7 @@ class Jobs:
     def interrupted(self) -> list[Interrupted]:
         """Return the jobs that a worker left behind; one that merely runs, or waits for a retry, is not among them."""
         living = self._living()
-        found = (self._left_behind(job, living) for job in self._store.jobs(states=_OPEN, limit=10_000))
+        found = (self._left_behind(job, living) for job in self._all(_OPEN))
         left = [one for one in found if one is not None]
         return left if living else left + self._unwritten()
 
@@ -560,10 +560,12 @@ class Jobs:
         if job is not None:
             return self._store.steps(_id(job), states=[StepState.NEEDS_REVIEW], limit=limit)
         found: list[StepRecord] = []
-        for one in self._store.jobs(limit=10_000):
+        for one in self._all(()):
+            if len(found) >= limit:
+                break
             if one.counts.needs_review:
                 found += self.review(one, limit=limit - len(found))
-        return found[:limit]
+        return found
 
     def resolve(
         self,
