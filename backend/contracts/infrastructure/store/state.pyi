@@ -376,7 +376,10 @@ class Swept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What ended leases left: `returned` steps are pending again, `ambiguous` ones need review."""
+    """What ended leases left: `returned` steps are pending again, `ambiguous` ones need review.
+
+    Both by job, the oldest first, and position.
+    """
 
     workers: tuple[str, ...] = ()
     returned: tuple[StepRef, ...] = ()

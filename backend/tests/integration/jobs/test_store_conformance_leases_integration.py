@@ -105,6 +105,17 @@ def test_recovery_sends_idempotent_calls_again(ledger: Ledger) -> None:
     assert (again.fence, ledger.at().attempts) == (3, 2)
 
 
+def test_recovery_names_steps_in_order(ledger: Ledger) -> None:
+    """Whoever held them: by job, the oldest first, and position."""
+    ledger.submit("old", 3)
+    ledger.submit("new", 1)
+    held = [*ledger.claim("w3", 1), *ledger.claim("w2", 1), *ledger.claim("w1", 2)]
+    ledger.clock.advance(60)
+    found = ledger.store.recover()
+    assert (found.workers, found.returned) == (("w1", "w2", "w3"), tuple(held))
+    assert [(ref.job, ref.position) for ref in held] == [("old", 0), ("old", 1), ("old", 2), ("new", 0)]
+
+
 def test_recovery_happens_once(ledger: Ledger) -> None:
     """The second recovery finds nothing to do and changes nothing."""
     one_of_each(ledger)

@@ -573,7 +573,8 @@ class MemoryStateStore:
         ]
         left = {worker for _, _, worker in taken[limit:]} if limit is not None else set[str]()
         refs: dict[bool, list[StepRef]] = {False: [], True: []}
-        for job, step, _ in taken[:limit]:
+        places = {name: place for place, name in enumerate(self._jobs)}
+        for job, step, _ in sorted(taken[:limit], key=lambda one: (places[one[1].job], one[1].position)):
             ref = StepRef(job=step.job, position=step.position, fence=step.fence)
             refs[job.take(step, at)].append(ref)
         for job in self._named(refs[False] + refs[True]):
