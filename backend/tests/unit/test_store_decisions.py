@@ -106,12 +106,13 @@ def test_a_pace_has_no_burst() -> None:
 
 def test_a_refusal_names_the_strongest_reason() -> None:
     """Stopped before busy, busy before rate."""
-    narrow, full = job(concurrency=1), Counts(in_flight=1)
-    assert decide.refusal(narrow, full, goes=False, wait=1.0) is Refusal.STOPPED
-    assert decide.refusal(narrow, full, goes=True, wait=1.0) is Refusal.BUSY
-    assert decide.refusal(narrow, Counts(), goes=True, wait=1.0) is Refusal.RATE
-    assert decide.refusal(narrow, Counts(), goes=True, wait=0.0) is None
-    assert decide.refusal(job(), Counts(in_flight=99), goes=True, wait=0.0) is None
+    narrow, busy = job(concurrency=1), Counts(in_flight=1)
+    assert decide.refusal(narrow, busy, goes=False, full=True, wait=1.0) is Refusal.STOPPED
+    assert decide.refusal(narrow, busy, goes=True, full=False, wait=1.0) is Refusal.BUSY
+    assert decide.refusal(job(), Counts(), goes=True, full=True, wait=1.0) is Refusal.BUSY
+    assert decide.refusal(narrow, Counts(), goes=True, full=False, wait=1.0) is Refusal.RATE
+    assert decide.refusal(narrow, Counts(), goes=True, full=False, wait=0.0) is None
+    assert decide.refusal(job(), Counts(in_flight=99), goes=True, full=False, wait=0.0) is None
 
 
 @pytest.mark.parametrize("state", J)

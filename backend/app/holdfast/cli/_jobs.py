@@ -286,6 +286,29 @@ def dead_letters(
     return int(Code.WANTING if found else Code.FINE)
 
 
+def concurrency(
+    most: Annotated[
+        str | None,
+        typer.Argument(metavar="[N|none]", help="At most so many calls at once; none: any number."),
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    tenant: Tenant = "default",
+    json: Json = False,
+) -> None:
+    """Bound the calls of all jobs together, or show the bound."""
+    with opened(store, tenant) as jobs:
+        if most is not None:
+            try:
+                jobs.store.set_concurrency(None if most == "none" else int(most))
+            except ValueError:
+                raise Stop(
+                    Code.WRONG_USE, f"{most!r} is no number of calls: give 1 or more, or none"
+                ) from None
+        bound = jobs.store.concurrency()
+    told = "any number of calls" if bound is None else f"at most {bound} calls"
+    _changed({"tenant": tenant, "concurrency": bound}, f"{told} at once of tenant {tenant}", as_json=json)
+
+
 def archive(
     folder: Annotated[Path, typer.Argument(help="Where files JOB.jsonl go.")],
     older_than: Annotated[
@@ -322,6 +345,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "worker": _jobs_worker.worker,
     "dead-letters": dead_letters,
+    "concurrency": concurrency,
     "archive": archive,
 }
 

@@ -499,6 +499,15 @@ class StateStore(Protocol):
         LeaseLostError when the worker's lease has ended: nothing is recorded.
         """
 
+    def set_concurrency(self, most: int | None) -> None:
+        """Let at most so many calls of this tenant be under way at once, whoever makes them; None: any number.
+
+        Holds for what begins from now on. ValueError below 1.
+        """
+
+    def concurrency(self) -> int | None:
+        """Return how many calls of this tenant may be under way at once; None: any number."""
+
     def release(self, worker: str, refs: Sequence[StepRef]) -> None:
         """Hand back claimed steps that have not begun; no attempt is consumed."""
 

@@ -392,6 +392,18 @@ def test_results_are_exported(jobs: Jobs, orders: Path) -> None:
 
 
 @both_stores
+def test_a_tenants_calls_are_bounded(jobs: Jobs, orders: Path) -> None:
+    """`concurrency` bounds what is under way of all jobs, shows the bound, and lifts it; else it says what it takes."""
+    jobs("run", "orders.csv", "app:plain", *AUTO)
+    assert jobs("concurrency").out == "any number of calls at once of tenant default\n"
+    assert jobs("concurrency", "16").out == "at most 16 calls at once of tenant default\n"
+    assert jobs("concurrency", "--json").facts == {"tenant": "default", "concurrency": 16}
+    refused = jobs("concurrency", "many")
+    assert (refused.code, "'many'" in refused.err) == (2, True)
+    assert jobs("concurrency", "0").code == 2
+    assert jobs("concurrency", "none", "--json").facts == {"tenant": "default", "concurrency": None}
+
+
 def test_old_jobs_are_archived(jobs: Jobs, orders: Path) -> None:
     """`archive` moves jobs that ended long enough ago to a file each, and out of the store."""
     jobs("run", "orders.csv", "app:plain", *AUTO)
@@ -491,7 +503,7 @@ def test_every_command_helps(jobs: Jobs) -> None:
     table = jobs("--help").out.partition("Commands:")[2]
     assert "..." not in table
     listed = re.findall(r"^ +([a-z-]+)  ", table, re.MULTILINE)
-    assert len(listed) == 18
+    assert len(listed) == 19
     for name in listed:
         said = jobs(name, "--help")
         assert (said.code, "--json" in said.out) == (0, True)

@@ -35,16 +35,21 @@ def work(store: StateStore, me: int, portion: int) -> list[int]:
     return begun
 
 
+def under_way(store: StateStore) -> int:
+    """Return how many calls of all jobs are under way."""
+    return sum(job.counts.in_flight for job in store.jobs())
+
+
 def crowd(store: StateStore, me: int) -> int:
-    """Make calls one by one until the job has ended; return how many were under way at most."""
+    """Make calls one by one until all jobs have ended; return how many were under way at most."""
     name, most = f"w{me}", 0
     store.register(worker(name), LIMIT)
     held: list[StepRecord] = []
-    while (job := store.job("job")).state not in JOB_ENDS:
-        most = max(most, job.counts.in_flight)
+    while any(job.state not in JOB_ENDS for job in store.jobs()):
+        most = max(most, under_way(store))
         held = held or store.claim(name, 1)
         begun = store.advance(name, [], [ref(one) for one in held]).begun
-        most = max(most, store.job("job").counts.in_flight)
+        most = max(most, under_way(store))
         if begun:
             store.advance(name, [outcome(one) for one in begun])
             held = []

@@ -1,13 +1,15 @@
 """Every store × its clock: what expires, what times out, what is due, and who waits for it."""
 
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
 from backend.tests.integration.jobs._homes import Home
-from backend.tests.integration.jobs._ledger import Ledger, made, step
+from backend.tests.integration.jobs._ledger import Ledger, made, outcome, step
 from backend.tests.integration.jobs._reach import reach_job
 from holdfast.infrastructure.store.state import (
+    Advanced,
     JobState,
     NewJob,
     Refusal,
@@ -278,3 +280,57 @@ def test_a_store_has_a_clock_of_its_own(home: Home) -> None:
     assert times == sorted(times)
     assert times[-1] - times[0] < 5
     assert times[0] > 1_700_000_000
+
+
+def test_a_tenants_concurrency_holds_for_all_its_jobs(ledger: Ledger) -> None:
+    """Of whatever jobs, and whoever makes them, no more calls begin than may; what ends makes room."""
+    ledger.submit("one", 3)
+    ledger.submit("other", 3)
+    ledger.store.set_concurrency(3)
+    first, second = ledger.start("w1", 2)
+    third, fourth = ledger.claim("w2", 2)
+    said = ledger.begin(third, fourth, by="w2")
+    assert (said.begun, said.refused) == ((third,), {fourth: Refusal.BUSY})
+    assert ledger.begin(first) == Advanced(begun=(first,))
+    assert ledger.begin(fourth, by="w2").refused == {fourth: Refusal.BUSY}
+    said = ledger.store.advance("w2", [outcome(third)], [fourth])
+    assert said.begun == (fourth,)
+    ledger.end(second, StepState.FAILED)
+    [fifth, sixth] = ledger.claim("w1", 2)
+    assert ledger.begin(fifth, sixth).refused == {sixth: Refusal.BUSY}
+
+
+def test_a_tenants_concurrency_is_kept_until_it_is_changed(ledger: Ledger) -> None:
+    """Without one there is no bound; a lower one ends no call, and None lifts it."""
+    assert ledger.store.concurrency() is None
+    ledger.submit(steps=4)
+    ledger.start("w1", 2)
+    ledger.store.set_concurrency(5)
+    ledger.store.set_concurrency(1)
+    ledger.reopen()
+    assert ledger.store.concurrency() == 1
+    third, fourth = ledger.claim("w1", 2)
+    assert ledger.begin(third).refused == {third: Refusal.BUSY}
+    ledger.store.set_concurrency(None)
+    assert ledger.store.concurrency() is None
+    assert ledger.begin(third, fourth).begun == (third, fourth)
+
+
+@pytest.mark.parametrize("most", [0, -1, 2**31, True, 1.5])
+def test_a_tenants_concurrency_is_a_number_of_calls(ledger: Ledger, most: Any) -> None:
+    """What cannot be one is refused by name, and changes nothing."""
+    ledger.store.set_concurrency(2)
+    with pytest.raises(ValueError, match=f"{most!r}"):
+        ledger.store.set_concurrency(most)
+    assert ledger.store.concurrency() == 2
+
+
+def test_a_dead_workers_calls_count_until_they_are_taken(ledger: Ledger) -> None:
+    """They may still be under way: there is room again when they are recovered."""
+    ledger.submit(steps=2)
+    ledger.store.set_concurrency(1)
+    ledger.start("w1", 1)
+    [second] = ledger.claim("w2", 1)
+    assert ledger.begin(second, by="w2").refused == {second: Refusal.BUSY}
+    ledger.store.recover(["w1"])
+    assert ledger.begin(second, by="w2").begun == (second,)

@@ -58,6 +58,17 @@ def test_concurrency_holds_across_callers(home: Home, race: Race) -> None:
     assert store.job("job").counts.succeeded == 40
 
 
+def test_a_tenants_concurrency_holds_across_callers_and_jobs(home: Home, race: Race) -> None:
+    """With a bound of 2 for all jobs, four who work on three of them never see more than two calls under way."""
+    store = home.open()
+    store.set_concurrency(2)
+    for name in ("one", "two", "three"):
+        store.create_job(NewJob(id=name, handler="ship"), made(10))
+    most = race("crowd")
+    assert max(most) == 2
+    assert [job.counts.succeeded for job in store.jobs()] == [10] * 3
+
+
 def test_a_rate_holds_across_callers(home: Home, race: Race) -> None:
     """At 100 a second, calls of four begin at least 10 ms after one another, on the store's clock."""
     store = home.open()

@@ -183,6 +183,11 @@ class StoreBesideModel(RuleBasedStateMachine):
         self.model.recovered(self.both(lambda store: store.recover(sorted(gone), limit)))
         self.model.swept(self.both(lambda store: store.sweep(limit)))
 
+    @rule(most=st.sampled_from([None, 1, 2, 4]))
+    def bound(self, most: int | None) -> None:
+        """Somebody bounds the calls of all jobs together, or lifts that."""
+        self.both(lambda store: store.set_concurrency(most))
+
     @rule()
     def crash(self) -> None:
         """The process is gone, without a word; another opens the store."""

@@ -318,6 +318,21 @@ def test_a_jobs_own_concurrency_holds_across_workers(desk: Desk) -> None:
     assert desk.jobs.status(job).succeeded
 
 
+def test_a_tenants_concurrency_holds_for_all_its_jobs(desk: Desk) -> None:
+    """Two calls of whatever jobs at once; where one ends, another begins in that moment."""
+    desk.store.set_concurrency(2)
+    begun = desk.clock.time()
+    jobs = [desk.submit(range(4), lambda row: Takes(1.0)) for _ in range(2)]
+    worker, seen = desk.worker(), list[int]()
+    looks = [(0.25 + at, lambda: seen.append(worker.in_flight)) for at in range(4)]
+
+    desk.meanwhile(*looks, (10.0, worker.stop), worker=worker)
+
+    assert seen == [2] * 4
+    assert [desk.jobs.job(job).state for job in jobs] == ["succeeded"] * 2
+    assert max((desk.jobs.job(job).finished_at or 0.0) - begun for job in jobs) == pytest.approx(4.0)
+
+
 def test_a_rate_is_kept(desk: Desk) -> None:
     """Two a second: each call begins half a second after the one before it."""
     at: list[float] = []

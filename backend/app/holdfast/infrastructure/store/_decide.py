@@ -25,6 +25,8 @@ _EXPIRING = frozenset(state for state, to in JOB_CHANGES.items() if JobState.EXP
 _GUARDED = frozenset({JobState.PREVIEWED, JobState.RUNNING})
 _OVER = frozenset({BatchState.SUCCEEDED, BatchState.FAILED, BatchState.PARTIALLY_FAILED})
 _BLOCKING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
+# As many as every database can store.
+_MOST = 2**31 - 1
 
 
 def check_job(job: str, from_: JobState, to: JobState) -> None:
@@ -84,11 +86,22 @@ def pace(free_at: float, now: float, rate: float) -> tuple[float, float]:
     return max(0.0, free_at - now), max(free_at, now) + 1 / rate
 
 
-def refusal(job: NewJob, counts: Counts, *, goes: bool, wait: float) -> Refusal | None:
-    """Return why a claimed step may not begin, None if it may. `goes`: its job runs; `wait`: what its rate says."""
+def check_concurrency(most: object) -> None:
+    """Raise ValueError for what cannot be a number of calls."""
+    if most is not None and (type(most) is not int or not 0 < most <= _MOST):
+        raise ValueError(
+            f"a concurrency of {most!r} cannot be: give a whole number from 1 to {_MOST}, or None"
+        )
+
+
+def refusal(job: NewJob, counts: Counts, *, goes: bool, full: bool, wait: float) -> Refusal | None:
+    """Return why a claimed step may not begin, None if it may.
+
+    `goes`: its job runs; `full`: its tenant has as many calls under way as it may; `wait`: what its job's rate says.
+    """
     if not goes:
         return Refusal.STOPPED
-    if job.concurrency is not None and counts.in_flight >= job.concurrency:
+    if full or (job.concurrency is not None and counts.in_flight >= job.concurrency):
         return Refusal.BUSY
     return Refusal.RATE if wait > 0 else None
 

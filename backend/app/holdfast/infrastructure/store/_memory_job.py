@@ -127,12 +127,12 @@ class MemoryJob:
         self.changes.step(step.position, StepState.RUNNING, worker=worker)
         return claimed
 
-    def begin(self, step: StepRecord, at: float) -> tuple[Refusal | None, float]:
+    def begin(self, step: StepRecord, at: float, *, full: bool) -> tuple[Refusal | None, float]:
         """Announce the call of a claimed step, or say why not and for how long."""
         if step.begun:
             return None, 0.0
         wait, free_at = decide.pace(self.free_at, at, self.new.rate) if self.new.rate else (0.0, 0.0)
-        refused = decide.refusal(self.new, self.counts, goes=self.goes, wait=wait)
+        refused = decide.refusal(self.new, self.counts, goes=self.goes, full=full, wait=wait)
         if refused is Refusal.STOPPED:
             self.hand_back(step, at)
         if refused is None:

@@ -237,13 +237,13 @@ class Job:
             self.pending_from = min([positions[-1] + 1, *(parked or ())])
         self.save()
 
-    def begin(self, step: Step) -> tuple[Refusal | None, float]:
+    def begin(self, step: Step, *, full: bool) -> tuple[Refusal | None, float]:
         """Announce the call of a claimed step, or say why not and for how long."""
         if step.begun:
             return None, 0.0
         now, rate = self.now, self.new.rate
         wait, next_begin = decide.pace(self.next_begin, now, rate) if rate else (0.0, 0.0)
-        refused = decide.refusal(self.new, self.tally, goes=self.goes, wait=wait)
+        refused = decide.refusal(self.new, self.tally, goes=self.goes, full=full, wait=wait)
         if refused is Refusal.STOPPED:
             self.hand_back(step)
         if refused is None:

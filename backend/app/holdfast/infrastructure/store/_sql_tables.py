@@ -200,6 +200,14 @@ locks = Table(
     _flag("dirty"),
 )
 
+# What holds for all jobs of the tenant together.
+limits = Table(
+    "limits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Integer, nullable=False),
+)
+
 # The epoch time at which a boot's monotonic clock read 0; PostgreSQL has a clock of its own.
 clocks = Table(
     "clocks",

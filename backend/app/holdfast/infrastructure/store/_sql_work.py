@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from holdfast.infrastructure.store import _decide as decide
@@ -84,7 +85,11 @@ _NEXT_DUE = (
     "UNION ALL SELECT min((SELECT min(s.due_at) FROM @steps s WHERE s.job = j.no AND s.state = 'pending' "
     "AND s.waits > 0 AND s.due_at > 0 AND s.due_at > ?)) FROM @jobs j WHERE j.open) t"
 )
-_HOLDS = "SELECT id FROM @steps WHERE state = 'running' AND worker = ? ORDER BY id"
+_MOST = "SELECT value FROM @limits WHERE name = 'concurrency'"
+_BOUND = (
+    "INSERT INTO @limits (name, value) VALUES ('concurrency', ?) ON CONFLICT (name) DO UPDATE "
+    "SET value = excluded.value"
+)
 
 
 def register(tx: Transaction, worker: WorkerRecord, lease: float) -> WorkerRecord:
@@ -188,7 +193,7 @@ def advance(
     late = [one.ref for one in outcomes if not _record(jobs, steps, worker, one, repeat=repeat)]
     for job in jobs.values():
         job.halt()
-    refusals = {ref: _begin(jobs, steps, worker, ref) for ref in begin}
+    refusals = _begun(tx, jobs, steps, worker, begin)
     for job in jobs.values():
         job.follow()
     waits = [wait for refused, wait in refusals.values() if refused is Refusal.RATE]
@@ -236,11 +241,45 @@ def _record(
     return False
 
 
-def _begin(
-    jobs: dict[str, Job], steps: dict[int, Step], worker: str, ref: StepRef
-) -> tuple[Refusal | None, float]:
-    current = _current(jobs, steps, worker, ref)
-    return (Refusal.LOST, 0.0) if current is None else current[0].begin(current[1])
+def _begun(
+    tx: Transaction, jobs: dict[str, Job], steps: dict[int, Step], worker: str, begin: Sequence[StepRef]
+) -> dict[StepRef, tuple[Refusal | None, float]]:
+    """Let steps begin; return which may not, why, and for how long."""
+    room = _room(tx) if begin else inf
+    refusals: dict[StepRef, tuple[Refusal | None, float]] = {}
+    for ref in begin:
+        current = _current(jobs, steps, worker, ref)
+        if current is None:
+            refusals[ref] = Refusal.LOST, 0.0
+            continue
+        job, step = current
+        begins = not step.begun
+        refusals[ref] = job.begin(step, full=room <= 0)
+        room -= begins and step.begun
+    return refusals
+
+
+def _room(tx: Transaction) -> float:
+    """Return how many more calls the tenant may have under way; who asks goes on alone until it commits."""
+    row = tx.one(f"{_MOST} @lock")
+    if row is None:
+        return inf
+    under_way = tx.one("SELECT count(*) FROM @steps @running WHERE state = 'running' AND begun")
+    return float(row[0] - (under_way[0] if under_way else 0))
+
+
+def set_concurrency(tx: Transaction, most: int | None) -> None:
+    """Bound the calls of a tenant, or do not."""
+    if most is None:
+        tx.run("DELETE FROM @limits WHERE name = 'concurrency'")
+    else:
+        tx.run(_BOUND, (most,))
+
+
+def concurrency(tx: Transaction) -> int | None:
+    """Return the bound of a tenant's calls."""
+    row = tx.one(_MOST)
+    return None if row is None else row[0]
 
 
 def release(tx: Transaction, worker: str, refs: Sequence[StepRef]) -> None:

@@ -19,7 +19,8 @@ _JOB = (
     "UPDATE jobs SET running = running - ?1, succeeded = succeeded + ?1, in_flight = in_flight + ?2 - ?1, "
     "last_event = last_event + (?1 > 0), changed_at = max(changed_at, ?3) "
     "WHERE id = ?4 AND state = 'running' AND ready AND plain AND NOT halted AND pending + running > ?1 "
-    "AND (?2 = 0 OR concurrency IS NULL OR in_flight + ?2 - ?1 <= concurrency) "
+    "AND (?2 = 0 OR ((concurrency IS NULL OR in_flight + ?2 - ?1 <= concurrency) "
+    "AND NOT EXISTS (SELECT 1 FROM limits WHERE name = 'concurrency'))) "
     "AND EXISTS (SELECT 1 FROM workers WHERE id = ?5 AND expires_at > ?3) "
     "RETURNING no, last_event, changed_at, write_back"
 )

@@ -80,6 +80,7 @@ class MemoryStateStore:
         self._batches: dict[str, _Batch] = {}
         self._workers: dict[str, WorkerRecord] = {}
         self._locks: dict[str, _Lock] = {}
+        self._concurrency: int | None = None
         self._changed = 0
         self._seen = local()
         self._waiting: set[Event] = set()
@@ -308,6 +309,20 @@ class MemoryStateStore:
                 ended={job.new.id: job.state for job in active if job.state in JOB_ENDS},
                 retry_in=min(waits, default=0.0),
             )
+
+    def set_concurrency(self, most: int | None) -> None:
+        """Let at most so many calls of this tenant be under way at once, whoever makes them; None: any number.
+
+        Holds for what begins from now on. ValueError below 1.
+        """
+        decide.check_concurrency(most)
+        with self._changing():
+            self._concurrency = most
+
+    def concurrency(self) -> int | None:
+        """Return how many calls of this tenant may be under way at once; None: any number."""
+        with self._mutex:
+            return self._concurrency
 
     def release(self, worker: str, refs: Sequence[StepRef]) -> None:
         """Hand back claimed steps that have not begun; no attempt is consumed."""
@@ -561,7 +576,12 @@ class MemoryStateStore:
 
     def _begin(self, worker: str, ref: StepRef, at: float) -> tuple[Refusal | None, float]:
         step = self._current(worker, ref)
-        return (Refusal.LOST, 0.0) if step is None else self._jobs[ref.job].begin(step, at)
+        return (Refusal.LOST, 0.0) if step is None else self._jobs[ref.job].begin(step, at, full=self._full())
+
+    def _full(self) -> bool:
+        """Return whether no more calls may be under way."""
+        most = self._concurrency
+        return most is not None and sum(job.counts.in_flight for job in self._jobs.values()) >= most
 
     def _take(self, workers: Sequence[str], at: float, limit: int | None = None) -> Recovered:
         """End leases and take what they hold, `limit` steps at most."""

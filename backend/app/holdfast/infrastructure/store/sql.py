@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from holdfast.infrastructure.store import _decide as decide
 from holdfast.infrastructure.store import _sql_keep as keep
 from holdfast.infrastructure.store import _sql_work as work
 from holdfast.infrastructure.store._sql_rows import packed
@@ -247,6 +248,18 @@ class SqlStateStore:
         """Record how calls ended, and let others begin, in one commit: when it returns, their intent is durable."""
         done = self._link.quick(worker, outcomes, begin)
         return done or self._link.write("advance", work.advance, worker, outcomes, begin)
+
+    def set_concurrency(self, most: int | None) -> None:
+        """Let at most so many calls of this tenant be under way at once, whoever makes them; None: any number.
+
+        Holds for what begins from now on. ValueError below 1.
+        """
+        decide.check_concurrency(most)
+        self._link.write("set_concurrency", work.set_concurrency, most)
+
+    def concurrency(self) -> int | None:
+        """Return how many calls of this tenant may be under way at once; None: any number."""
+        return self._link.read(work.concurrency)
 
     def release(self, worker: str, refs: Sequence[StepRef]) -> None:
         """Hand back claimed steps that have not begun; no attempt is consumed."""

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 class Books:
     """What a worker holds and knows. While the store's thread has it, others may only pause handlers.
 
-    `ready`: claimed, not announced; `held`: jobs that may not begin more before a time of the loop; `paused`: the same
-    of handlers, whose steps are handed back; `skipped`: the same of jobs that nobody here can do.
+    `ready`: claimed, not announced; `held`: jobs that may not begin more before a time of the loop, `busy` those of
+    them that wait for calls to end, their own or their tenant's; `paused`: the same of handlers, whose steps are handed
+    back; `skipped`: the same of jobs that nobody here can do.
     """
 
     def __init__(self) -> None:
         self.ready: dict[StepRef, StepRecord] = {}
         self.returning: list[StepRef] = []
         self.held: dict[str, float] = {}
+        self.busy: set[str] = set()
         self.paused: dict[str, float] = {}
         self.skipped: dict[str, float] = {}
         self.specs: dict[str, Spec] = {}
@@ -57,10 +59,17 @@ class Books:
         for ref, why in refused.items():
             if why is Refusal.BUSY:
                 self.held[ref.job] = busy_until
+                self.busy.add(ref.job)
             elif why is Refusal.RATE:
                 self.held[ref.job] = rate_until
             else:
                 self.ready.pop(ref, None)
+
+    def ended(self, jobs: Iterable[str]) -> None:
+        """Note that calls of these jobs have ended: there may be room now, for others too."""
+        for job in self.busy.union(jobs):
+            self.held.pop(job, None)
+        self.busy.clear()
 
     def pause(self, handler: str, until: float) -> None:
         """Leave the jobs of a handler alone for a while; what is claimed of them is sorted out."""

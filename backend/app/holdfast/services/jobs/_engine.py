@@ -246,7 +246,7 @@ class Engine:
             _log.info("a result of job %s, step %d came too late", ref.job, ref.position)
         if outcomes:
             self._dry = False
-            self._release_busy(outcomes)
+            self.books.ended({outcome.ref.job for outcome in outcomes})
             self._flush_at = inf
         now = self.loop.time()
         self.books.refuse(done.refused, now + self.config.poll, now + done.retry_in)
@@ -261,10 +261,6 @@ class Engine:
         if self.stops:
             self._unannounce()
         self._fill()
-
-    def _release_busy(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self.books.held.pop(outcome.ref.job, None)
 
     def _fill(self) -> None:
         while self.announced and len(self.caller.active) < self.config.concurrency:

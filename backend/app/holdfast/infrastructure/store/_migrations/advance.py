@@ -22,7 +22,8 @@ BEGIN
         in_flight = in_flight + begins - ends, last_event = last_event + least(ends, 1),
         changed_at = greatest(changed_at, coalesce(a_time, extract(epoch FROM clock_timestamp())))
     WHERE id = a_job AND state = 'running' AND ready AND plain AND NOT halted AND pending + running > ends
-        AND (begins = 0 OR concurrency IS NULL OR in_flight + begins - ends <= concurrency)
+        AND (begins = 0 OR ((concurrency IS NULL OR in_flight + begins - ends <= concurrency)
+            AND NOT EXISTS (SELECT 1 FROM {schema}.limits WHERE name = 'concurrency')))
     RETURNING no, last_event, changed_at, write_back INTO held;
     IF NOT FOUND OR NOT EXISTS (
         SELECT 1 FROM {schema}.workers WHERE id = a_worker AND expires_at > held.changed_at

@@ -135,6 +135,12 @@ def upgrade() -> None:
     op.create_index("jobs_id", "jobs", ["id"], unique=True)
     op.create_index("jobs_open", "jobs", ["priority", "no"], **where("open"))
     op.create_table(
+        "limits",
+        Column("name", Text, nullable=False),
+        Column("value", Integer, nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
         "locks",
         Column("name", Text, nullable=False),
         Column("owner", Text),
