@@ -153,6 +153,8 @@ def drive(plan: Plan) -> None:
             job = jobs.approve(job, job.digest)
         if plan.extra == "paused" and job.state is JobState.RUNNING:
             jobs.pause(job)
+        if plan.extra == "bounded":
+            jobs.store.set_concurrency(2)
         execute(jobs, job.id, plan)
         if plan.extra == "archived":
             jobs.archive(Path(plan.folder) / "archive", older_than=0)

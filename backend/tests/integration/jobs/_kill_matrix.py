@@ -97,6 +97,7 @@ def matrix() -> Iterator[Case]:
     yield from commits("advance", at=(3,), handler="again")
     yield from commits("advance", at=(3,), handler="unsure")
     yield from commits("change_job", at=(1, 2), terms={"extra": "paused"})
+    yield from commits("set_concurrency", terms={"extra": "bounded"})
     yield from commits("release", terms={"stop": 4})
     yield from commits("cancel_batch", terms={"stop": 4, "extra": "cancelled"})
     yield from commits("delete_job", terms={"extra": "archived"})

