@@ -153,8 +153,6 @@ def drive(plan: Plan) -> None:
             job = jobs.approve(job, job.digest)
         if plan.extra == "paused" and job.state is JobState.RUNNING:
             jobs.pause(job)
-        if plan.extra == "bounded":
-            jobs.store.set_concurrency(2)
         execute(jobs, job.id, plan)
         if plan.extra == "archived":
             jobs.archive(Path(plan.folder) / "archive", older_than=0)
@@ -178,6 +176,8 @@ def execute(jobs: Jobs, job: str, plan: Plan) -> None:
     """Take back what is left of others, then work until nothing is to do."""
     if jobs.job(job).state not in JOB_ENDS:
         jobs.resume(job, execute=False)
+    if plan.extra == "bounded":
+        jobs.store.set_concurrency(2)
     work(jobs, job, plan)
     if plan.extra == "cancelled":
         jobs.cancel_batch("today")
