@@ -33,12 +33,16 @@ class CeleryExecutor:
                 "Celery needs a broker: give the URL of a RabbitMQ, amqp://…, or a Redis, redis://…"
             )
         self._queue = queue
-        self._app = self._made(broker)
+        self._broker = broker
+        self._app = self._made()
+        # Not the pools of kombu, which all apps of a process share.
+        self._sending = self._app.connection_for_write()
+        self._lock = threading.Lock()
 
-    def _made(self, broker: str) -> Any:
+    def _made(self) -> Any:
         celery: Any = import_module("celery")
         kombu: Any = import_module("kombu")
-        app = celery.Celery("holdfast", broker=broker, set_as_current=False)
+        app = celery.Celery("holdfast", broker=self._broker, set_as_current=False)
         app.conf.update(
             # Acknowledged when it was taken to its end, and none fetched beforehand: what a busy worker would hold
             # back, an idle one takes.
@@ -70,15 +74,16 @@ class CeleryExecutor:
         """Send a ticket."""
         # RabbitMQ has the largest number first, the emulation over Redis the smallest.
         priority = ticket.priority - 1 if self._redis else _PRIORITIES - ticket.priority
-        again = {"max_retries": 1, "interval_start": 0}
-        self._app.send_task(
-            TASK,
-            kwargs=words_of(ticket),
-            queue=self._queue,
-            priority=priority,
-            retry=True,
-            retry_policy=again,
-        )
+        with self._lock:
+            self._app.send_task(
+                TASK,
+                kwargs=words_of(ticket),
+                queue=self._queue,
+                priority=priority,
+                connection=self._sending,
+                retry=True,
+                retry_policy={"max_retries": 1, "interval_start": 0},
+            )
 
     def cancel(self, ticket: Ticket) -> int:
         """Take back nothing: brokers cannot be searched, and what waits finds nothing to do."""
@@ -93,13 +98,14 @@ class CeleryExecutor:
         def carry(**words: Any) -> None:
             carried(take, words)
 
-        self._app.task(name=TASK, shared=False, lazy=False)(carry)
-        self._app.steps["worker"].add(_ticking())
+        app = self._made()
+        app.task(name=TASK, shared=False, lazy=False)(carry)
+        app.steps["worker"].add(_ticking())
         # Where the threads of the pool look for tasks.
-        self._app.set_default()
+        app.set_default()
         with _Ending(stop):
             while not stop.is_set():
-                worker = self._app.WorkController(
+                worker = app.WorkController(
                     pool="threads",
                     concurrency=at_once,
                     without_gossip=True,
@@ -111,8 +117,8 @@ class CeleryExecutor:
 
     def close(self) -> None:
         """Give back connections; calling it again does nothing."""
-        self._app.pool.force_close_all()
-        self._app.close()
+        with self._lock:
+            self._sending.release()
 
 
 def _ticking() -> type:

@@ -1,0 +1,206 @@
+"""Fleets × engines that carry tickets: four processes, deaths, frozen ones, cut connections, lost and doubled tickets."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from backend.tests.integration.jobs._audit import check, dump
+from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
+from backend.tests.integration.jobs._homes import own_database
+from backend.tests.integration.jobs._kill_outages import terminate
+from backend.tests.integration.jobs._outside import KILLED, asked, calls, until
+from backend.tests.integration.jobs._relay import Relay
+from backend.tests.integration.jobs.test_outages_integration import patience
+from holdfast.infrastructure.store.state import JobRecord, StateStore, StepRecord, StepState
+from holdfast.services.jobs import Jobs, open_jobs
+from holdfast.services.jobs.executors import Ticket
+
+STEPS = 200
+LEASE = 4.0
+
+
+@pytest.fixture
+def ledger(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a database of the test's own."""
+    with own_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, ledger: str) -> Iterator[Way]:
+    """Run the test with each engine, and each broker of it."""
+    executor, _, broker = request.param.partition("-")
+    url = request.getfixturevalue(f"{broker}_url") if broker else ""
+    made = Way(executor=executor, store=ledger, broker=url)
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def jobs(ledger: str) -> Iterator[Jobs]:
+    """Give the jobs of the ledger, open in this process."""
+    with open_jobs(ledger, [asked, gate]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fleet_of(tmp_path: Path) -> Iterator[Callable[[Way], Fleet]]:
+    """Give a function that makes a fleet."""
+    made: list[Fleet] = []
+
+    def make(way: Way) -> Fleet:
+        made.append(Fleet(way, tmp_path / "outside"))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+
+
+def done(jobs: Jobs, job: JobRecord) -> int:
+    """Return how many steps have succeeded."""
+    return jobs.job(job).counts.succeeded
+
+
+def held_by(store: StateStore, job: JobRecord, pid: int) -> list[StepRecord]:
+    """Return the running steps of the workers in a process."""
+    mine = {worker.id for worker in store.workers() if worker.pid == pid}
+    return [step for step in store.steps(job.id, states=[StepState.RUNNING]) if step.worker in mine]
+
+
+def check_ended(jobs: Jobs, job: JobRecord) -> None:
+    """Check that every step has succeeded, and that counters, history and steps tell the same."""
+    now = dump(jobs.store)
+    check(now)
+    assert now.jobs[job.id].record.state == "succeeded"
+    assert now.jobs[job.id].record.counts.succeeded == STEPS
+
+
+def test_deaths_and_frozen_workers_lose_and_repeat_nothing(
+    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet]
+) -> None:
+    """One of four is killed, one frozen past its lease: others take over in time; only what was in doubt is repeated."""
+    fleet = fleet_of(way)
+    fleet.start(4, LEASE=str(LEASE), PACE="0.1")
+    fleet.ready(jobs.store)
+    job = jobs.submit(range(STEPS), asked, mode="auto")
+    way.open().submit(Ticket(tenant="default", job=job.id))
+
+    until(lambda: done(jobs, job) >= 20, 60.0)
+    until(lambda: held_by(jobs.store, job, fleet.processes[0].pid))
+    dead = fleet.kill(0, signal.SIGKILL)
+    died = jobs.store.now()
+    fleet.processes[0].wait()
+    lost = held_by(jobs.store, job, dead)
+    until(lambda: done(jobs, job) >= 40, 60.0)
+    until(lambda: held_by(jobs.store, job, fleet.processes[1].pid))
+    frozen = fleet.kill(1, signal.SIGSTOP)
+    time.sleep(0.2)
+    doubtful = {f"{job.id}:{step.key}" for step in held_by(jobs.store, job, frozen) if step.begun}
+    until(lambda: jobs.job(job).state == "succeeded", 60.0)
+    ended = dump(jobs.store).jobs[job.id]
+    fleet.kill(1, signal.SIGCONT)
+
+    assert fleet.drain() == [KILLED, 0, 0, 0]
+    check_ended(jobs, job)
+    assert dump(jobs.store).jobs[job.id].steps == ended.steps
+    made = calls(fleet.outside)
+    assert set(made) == {f"{job.id}:{step.key}" for step in ended.steps}
+    assert {key for key, count in made.items() if count > 1} <= doubtful
+    for step in lost:
+        after = jobs.store.step(job.id, step.key)
+        assert (after.finished_at or 0.0) - died < LEASE + 2.0 + patience()
+
+
+def test_tickets_and_connections_may_go(
+    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet], relayed: Callable[[Way], tuple[Way, Any]]
+) -> None:
+    """No ticket is sent, those that workers send are lost and doubled, connections are cut: each step is called once."""
+    over, cut = relayed(way)
+    fleet = fleet_of(over)
+    fleet.start(4, PACE="0.05")
+    fleet.ready(jobs.store)
+    executor = way.open()
+    job = jobs.submit(range(STEPS), asked, mode="auto")
+    ticket = Ticket(tenant="default", job=job.id)
+
+    for number in range(1, 5):
+        until(lambda number=number: done(jobs, job) >= 20 * number, 60.0)  # type: ignore[misc]
+        for _ in range(10):
+            executor.submit(ticket)
+        if number % 2:
+            way.lose()
+        else:
+            assert cut() > 0
+    until(lambda: jobs.job(job).state == "succeeded", 60.0)
+    executor.close()
+
+    assert fleet.drain() == [0] * 4
+    check_ended(jobs, job)
+    assert set(calls(fleet.outside).values()) == {1}
+    assert len(calls(fleet.outside)) == STEPS
+
+
+@pytest.fixture
+def relayed() -> Iterator[Callable[[Way], tuple[Way, Callable[[], int]]]]:
+    """Give a function that puts a relay before a broker: the way through it, and what cuts all its connections.
+
+    Procrastinate has none: the server ends the connections of everybody to the database.
+    """
+    made: list[Relay] = []
+
+    def relay(way: Way) -> tuple[Way, Callable[[], int]]:
+        if not way.broker:
+            return way, lambda: terminate(way.store)
+        parts = urlsplit(way.broker)
+        made.append(Relay(parts.hostname or "127.0.0.1", parts.port or 0))
+        over = Way(
+            executor=way.executor,
+            store=way.store,
+            broker=through(way.broker, made[-1].port),
+            queue=way.queue,
+        )
+
+        def cut() -> int:
+            before = made[-1].cuts
+            made[-1].cut()
+            return made[-1].cuts - before
+
+        return over, cut
+
+    yield relay
+    for one in made:
+        one.close()
+
+
+def test_a_step_that_takes_long_holds_up_nothing(
+    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet]
+) -> None:
+    """While one of two workers is in a call that does not end, the other does all else, and that call is made once."""
+    fleet = fleet_of(way)
+    shut = fleet.outside.with_suffix(".shut")
+    shut.touch()
+    fleet.start(2, LANES="1")
+    fleet.ready(jobs.store)
+    long = jobs.submit(range(1), gate, mode="auto")
+    executor = way.open()
+    executor.submit(Ticket(tenant="default", job=long.id))
+    until(lambda: jobs.job(long).counts.in_flight == 1, 60.0)
+    others = [jobs.submit(range(5), asked, mode="auto") for _ in range(6)]
+    for one in (long, *others):
+        executor.submit(Ticket(tenant="default", job=one.id))
+
+    until(lambda: all(jobs.job(one).state == "succeeded" for one in others), 60.0)
+    assert jobs.job(long).counts.in_flight == 1
+    shut.unlink()
+    until(lambda: jobs.job(long).state == "succeeded", 60.0)
+    executor.close()
+
+    assert fleet.drain() == [0, 0]
+    assert jobs.store.steps(long.id)[0].fence == 1
+    assert set(calls(fleet.outside).values()) == {1}
