@@ -58,8 +58,9 @@ class Way:
         """Drop the tickets that wait."""
         if self.executor == "procrastinate":
             psycopg: Any = importlib.import_module("psycopg")
-            with psycopg.connect(self.store, autocommit=True) as connection:
-                connection.execute("DELETE FROM tickets_of_holdfast.procrastinate_jobs WHERE status = 'todo'")
+            options = "-c search_path=tickets_of_holdfast"
+            with psycopg.connect(self.store, autocommit=True, options=options) as connection:
+                connection.execute("DELETE FROM procrastinate_jobs WHERE status = 'todo'")
         elif self.executor == "celery":
             self._at_broker(lambda channel: channel.queue_purge(self.name))
 

@@ -49,7 +49,8 @@ class CeleryExecutor:
             task_acks_late=True,
             worker_prefetch_multiplier=1,
             task_ignore_result=True,
-            task_store_errors_even_if_ignored=False,
+            # After a reconnection it is restored by threads, which share the connection then and wait for each other.
+            worker_enable_prefetch_count_reduction=False,
             broker_connection_retry_on_startup=True,
             broker_connection_max_retries=None,
             broker_transport_options=self._transport(),
