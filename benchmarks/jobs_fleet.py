@@ -57,7 +57,10 @@ def _running(fleet: WorkerProcesses) -> Generator[None]:
 def fleet(url: str, tenant: str, way: str, *, rows: int, lanes: int, processes: int) -> float:
     """Let so many processes do a job, once all of them wait for one; return steps a second on the store's clock."""
     name, _, broker = way.partition("-")
-    carried: dict[str, Any] = {"broker": BROKERS.get(broker, ""), "queue": f"benchmark-{os.getpid()}-{processes}"}
+    carried: dict[str, Any] = {
+        "broker": BROKERS.get(broker, ""),
+        "queue": f"benchmark-{os.getpid()}-{processes}",
+    }
     workers = WorkerProcesses(
         url,
         [wait.reference],
@@ -84,7 +87,9 @@ def fleet(url: str, tenant: str, way: str, *, rows: int, lanes: int, processes: 
 
 def main() -> int:
     """Print a table; with `--check`, exit status 1 where two processes do less than 1.9 times what one does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1000, help="for each process (default 1000)")
     parser.add_argument("--lanes", type=int, default=4, help="calls at once of a process (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="medians are printed (default 3)")

@@ -1,4 +1,4 @@
-"""Servers that the integration tests share: HTTP that fails as scripted, Redis, PostgreSQL and RabbitMQ where there are any."""
+"""Servers that integration tests share: HTTP that fails as scripted; Redis, PostgreSQL, RabbitMQ where they are."""
 
 import importlib
 import os

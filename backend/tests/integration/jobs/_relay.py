@@ -6,7 +6,7 @@ from threading import Thread
 
 
 class Relay:
-    """Takes connections on a local port; `cut_at(word, delivered=…)` ends the one that next sends `word`, `cut()` all."""
+    """Takes connections on a local port; `cut_at(word, …)` ends the one that next sends `word`, `cut()` ends all."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)

@@ -33,7 +33,9 @@ def ticket(job: str, priority: int = 3) -> Ticket:
 
 
 @contextmanager
-def working(executor: Executor, take: Callable[[Ticket], None], at_once: int = 2) -> Iterator[threading.Event]:
+def working(
+    executor: Executor, take: Callable[[Ticket], None], at_once: int = 2
+) -> Iterator[threading.Event]:
     """Have tickets taken for a `with` block."""
     stop = threading.Event()
     thread = threading.Thread(target=executor.work, args=(take,), kwargs={"at_once": at_once, "stop": stop})
@@ -47,7 +49,7 @@ def working(executor: Executor, take: Callable[[Ticket], None], at_once: int = 2
 
 
 def test_tickets_come_whole_and_failures_are_dropped(executor: Executor) -> None:
-    """What was sent before anybody worked, and while somebody does, is taken as it was sent; a failure is no repetition."""
+    """What was sent before anybody worked, or while somebody does, is taken as it was sent; no failure is repeated."""
     taken: list[Ticket] = []
 
     def take(one: Ticket) -> None:
@@ -150,7 +152,7 @@ def test_brokers_keep_a_ticket_of_ten_minutes(redis_url: str, rabbitmq_url: str)
     for url in (redis_url, rabbitmq_url):
         way = Way(executor="celery", store="", broker=url)
         executor = way.open()
-        app = executor._app  # type: ignore[attr-defined]
+        app = executor._app  # type: ignore[attr-defined]  # noqa: SLF001
         queue = app.conf.task_queues[0]
         limits = (
             app.conf.broker_transport_options.get("visibility_timeout", 0),

@@ -1,6 +1,9 @@
-"""Fleets × engines that carry tickets: four processes, deaths, frozen ones, cut connections, lost and doubled tickets."""
+"""Fleets × engines that carry tickets: deaths, frozen workers, cut connections, lost and doubled tickets."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import holdfast
 from backend.tests.integration.jobs._audit import check, dump
 from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
 from backend.tests.integration.jobs._homes import own_database
@@ -16,6 +20,7 @@ from backend.tests.integration.jobs._kill_outages import terminate
 from backend.tests.integration.jobs._outside import KILLED, asked, calls, until
 from backend.tests.integration.jobs._relay import Relay
 from backend.tests.integration.jobs.test_outages_integration import patience
+from holdfast.cli.main import main
 from holdfast.infrastructure.store.state import JobRecord, StateStore, StepRecord, StepState
 from holdfast.services.jobs import Jobs, open_jobs
 from holdfast.services.jobs.executors import Ticket
@@ -84,7 +89,7 @@ def check_ended(jobs: Jobs, job: JobRecord) -> None:
 def test_deaths_and_frozen_workers_lose_and_repeat_nothing(
     way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet]
 ) -> None:
-    """One of four is killed, one frozen past its lease: others take over in time; only what was in doubt is repeated."""
+    """One of four is killed, one frozen past its lease: others take over in time, and repeat only what was in doubt."""
     fleet = fleet_of(way)
     fleet.start(4, LEASE=str(LEASE), PACE="0.1")
     fleet.ready(jobs.store)
@@ -122,7 +127,7 @@ def test_deaths_and_frozen_workers_lose_and_repeat_nothing(
 def test_tickets_and_connections_may_go(
     way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet], relayed: Callable[[Way], tuple[Way, Any]]
 ) -> None:
-    """No ticket is sent, those that workers send are lost and doubled, connections are cut: each step is called once."""
+    """None is sent, those of workers are lost and doubled, connections are cut: each step is called once."""
     over, cut = relayed(way)
     fleet = fleet_of(over)
     fleet.start(4, PACE="0.05")
@@ -133,7 +138,7 @@ def test_tickets_and_connections_may_go(
 
     cuts = 0
     for number in range(1, 5):
-        until(lambda number=number: done(jobs, job) >= 20 * number, 60.0)  # type: ignore[misc]
+        until(lambda number=number: done(jobs, job) >= 20 * number, 60.0)
         for _ in range(10):
             executor.submit(ticket)
         if number % 2:
@@ -208,3 +213,45 @@ def test_a_step_that_takes_long_holds_up_nothing(
     assert fleet.drain() == [0, 0]
     assert jobs.store.steps(long.id)[0].fence == 1
     assert set(calls(fleet.outside).values()) == {1}
+
+
+def test_the_command_line_carries_work_to_workers(
+    ledger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`jobs run --executor` sends a file's rows to processes of `jobs worker --executor`, and ends as the job does."""
+    (tmp_path / "shop.py").write_text("def ship(row):\n    return row['order']\n", encoding="utf-8")
+    (tmp_path / "orders.csv").write_text("order\n" + "".join(f"A{n}\n" for n in range(40)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    carried = ["--executor", "procrastinate", "--store", ledger]
+    roots = os.pathsep.join([str(Path(holdfast.__file__).parents[1]), str(tmp_path)])
+    program = [sys.executable, "-m", "holdfast", "jobs", "worker", "--processes", "2", *carried]
+    with subprocess.Popen(program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": roots}) as worker:
+        try:
+            code = main(["jobs", "run", "orders.csv", "shop:ship", "--mode", "auto", *carried])
+        finally:
+            worker.terminate()
+            ended = worker.wait(timeout=60)
+
+    assert code == ended == 0
+    assert "40 of 40 succeeded" in capsys.readouterr().out
+    with open_jobs(ledger) as jobs:
+        [job] = jobs.find()
+        assert [one.result for one in jobs.results(job)] == [f"A{n}" for n in range(40)]
+
+
+def test_the_command_line_says_what_an_executor_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An executor that is unknown, or has no broker, is wrong use, with what to give; nothing is submitted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orders.csv").write_text("order\nA1\n", encoding="utf-8")
+    (tmp_path / "shop.py").write_text("def ship(row):\n    return row['order']\n", encoding="utf-8")
+
+    for words, said in (
+        (["--executor", "nobody"], "give local, procrastinate or celery"),
+        (["--executor", "celery"], "amqp://"),
+        (["--executor", "procrastinate"], "postgresql://"),
+    ):
+        assert main(["jobs", "run", "orders.csv", "shop:ship", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "holdfast.db").exists()
