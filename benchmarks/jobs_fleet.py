@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-from benchmarks._jobs import POSTGRES, end_tidily, lines, machine, payload, place
+import psycopg
+
+from benchmarks._jobs import POSTGRES, end_tidily, lines, machine, payload
 from holdfast.infrastructure.store.state import JOB_ENDS
 from holdfast.services.jobs import WorkerProcesses, handler, open_jobs
 from holdfast.services.jobs.executors import open_executor
@@ -33,6 +36,18 @@ _PATIENCE = 120.0
 async def wait(row: dict[str, Any]) -> None:
     """Do what a call over a network does: wait."""
     await asyncio.sleep(WAIT)
+
+
+@contextmanager
+def _database(server: str) -> Generator[str]:
+    """Give the URL of a new database; it is gone afterwards, with its jobs and tickets."""
+    name = f"holdfast_benchmark_{os.getpid()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -54,7 +69,7 @@ def _running(fleet: WorkerProcesses) -> Generator[None]:
         thread.join()
 
 
-def fleet(url: str, tenant: str, way: str, *, rows: int, lanes: int, processes: int) -> float:
+def fleet(url: str, way: str, *, rows: int, lanes: int, processes: int) -> float:
     """Let so many processes do a job, once all of them wait for one; return steps a second on the store's clock."""
     name, _, broker = way.partition("-")
     carried: dict[str, Any] = {
@@ -64,14 +79,13 @@ def fleet(url: str, tenant: str, way: str, *, rows: int, lanes: int, processes: 
     workers = WorkerProcesses(
         url,
         [wait.reference],
-        tenant=tenant,
         processes=processes,
         executor=name,
         concurrency=lanes,
         **carried,
     )
-    executor = open_executor(name, url, tenant=tenant, **carried)
-    with open_jobs(url, [wait], tenant=tenant, executor=executor) as jobs, _running(workers):
+    executor = open_executor(name, url, **carried)
+    with open_jobs(url, [wait], executor=executor) as jobs, _running(workers):
         # Each has a lease from the start, and takes the first small job when its engine is there.
         _until(lambda: len(jobs.store.workers()) >= processes)
         warm = jobs.submit(map(payload, range(20 * lanes * processes)), wait, mode="auto")
@@ -90,8 +104,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1000, help="for each process (default 1000)")
-    parser.add_argument("--lanes", type=int, default=4, help="calls at once of a process (default 4)")
+    parser.add_argument("--rows", type=int, default=500, help="for each process (default 500)")
+    parser.add_argument("--lanes", type=int, default=2, help="calls at once of a process (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="medians are printed (default 3)")
     parser.add_argument("--quick", action="store_true", help="few rows, one round: noisy, for development")
     parser.add_argument("--only", choices=WAYS, help="one engine")
@@ -105,13 +119,9 @@ def main() -> int:
     for way in [told.only] if told.only else WAYS:
         pairs: list[tuple[float, ...]] = []
         for _ in range(rounds):
-            with place("PostgreSQL", told.postgres) as (url, tenant):
-                pairs.append(
-                    tuple(
-                        fleet(url, tenant, way, rows=rows, lanes=told.lanes, processes=count)
-                        for count in (1, 2)
-                    )
-                )
+            with _database(told.postgres) as url:
+                found = (fleet(url, way, rows=rows, lanes=told.lanes, processes=count) for count in (1, 2))
+                pairs.append(tuple(found))
         one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(more / less for less, more in pairs)
         missed += ratio < RATIO

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -151,8 +152,8 @@ def test_brokers_keep_a_ticket_of_ten_minutes(redis_url: str, rabbitmq_url: str)
     """Neither broker gives a ticket to a second worker because the first takes long, nor one ahead to a busy worker."""
     for url in (redis_url, rabbitmq_url):
         way = Way(executor="celery", store="", broker=url)
-        executor = way.open()
-        app = executor._app  # type: ignore[attr-defined]  # noqa: SLF001
+        executor: Any = way.open()
+        app = executor._app  # noqa: SLF001
         queue = app.conf.task_queues[0]
         limits = (
             app.conf.broker_transport_options.get("visibility_timeout", 0),

@@ -160,9 +160,9 @@ class Office:
                 mark = _Mark(job.last_event, now)
             marks[job.id] = mark
             wait = min(_STILLEST, _STILL * 2 ** max(0, mark.sent - _SOON))
-            if (urgent or passed or now - mark.since >= wait) and self._is_known(job):
+            if urgent or passed or now - mark.since >= wait:
                 mark.since, mark.sent = now, mark.sent + 1
-                if not self.pauses(job.id):
+                if not self.pauses(job.id) and self._is_known(job):
                     self.send(ticket_for(self._store, job))
         self._marks = marks
 
