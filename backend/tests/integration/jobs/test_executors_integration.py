@@ -8,24 +8,11 @@ from typing import Any
 
 import pytest
 
-from backend.tests.integration.jobs._fleet import WAYS, Way
+from backend.tests.integration.jobs._fleet import Way
 from backend.tests.integration.jobs._outside import until
 from holdfast.services.jobs.executors import Executor, Ticket, open_executor
 
 PATIENCE = 30.0
-
-
-@pytest.fixture(params=["local", *WAYS])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    """Run the test with each executor."""
-    name, _, broker = request.param.partition("-")
-    store = request.getfixturevalue("stores_database") if name == "procrastinate" else ""
-    url = request.getfixturevalue(f"{broker}_url") if broker else ""
-    way = Way(executor=name, store=store, broker=url)
-    made = way.open()
-    yield made
-    made.close()
-    way.clear()
 
 
 def ticket(job: str, priority: int = 3) -> Ticket:

@@ -5,20 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 import holdfast
 from backend.tests.integration.jobs._audit import check, dump
-from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
-from backend.tests.integration.jobs._homes import own_database
-from backend.tests.integration.jobs._kill_outages import terminate
+from backend.tests.integration.jobs._fleet import Fleet, Way, gate
 from backend.tests.integration.jobs._outside import KILLED, asked, calls, until
-from backend.tests.integration.jobs._relay import Relay
 from backend.tests.integration.jobs.test_outages_integration import patience
 from holdfast.cli.main import main
 from holdfast.infrastructure.store.state import JobRecord, StateStore, StepRecord, StepState
@@ -27,44 +23,6 @@ from holdfast.services.jobs.executors import Ticket
 
 STEPS = 200
 LEASE = 4.0
-
-
-@pytest.fixture
-def ledger(postgres_server: str) -> Iterator[str]:
-    """Give the URL of a database of the test's own."""
-    with own_database(postgres_server) as url:
-        yield url
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, ledger: str) -> Iterator[Way]:
-    """Run the test with each engine, and each broker of it."""
-    executor, _, broker = request.param.partition("-")
-    url = request.getfixturevalue(f"{broker}_url") if broker else ""
-    made = Way(executor=executor, store=ledger, broker=url)
-    yield made
-    made.clear()
-
-
-@pytest.fixture
-def jobs(ledger: str) -> Iterator[Jobs]:
-    """Give the jobs of the ledger, open in this process."""
-    with open_jobs(ledger, [asked, gate]) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fleet_of(tmp_path: Path) -> Iterator[Callable[[Way], Fleet]]:
-    """Give a function that makes a fleet."""
-    made: list[Fleet] = []
-
-    def make(way: Way) -> Fleet:
-        made.append(Fleet(way, tmp_path / "outside"))
-        return made[-1]
-
-    yield make
-    for fleet in made:
-        fleet.close()
 
 
 def done(jobs: Jobs, job: JobRecord) -> int:
@@ -87,10 +45,11 @@ def check_ended(jobs: Jobs, job: JobRecord) -> None:
 
 
 def test_deaths_and_frozen_workers_lose_and_repeat_nothing(
-    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet]
+    way: Way, fleet_jobs: Jobs, fleet_of: Callable[[Way], Fleet]
 ) -> None:
     """One of four is killed, one frozen past its lease: others take over in time, and repeat only what was in doubt."""
     fleet = fleet_of(way)
+    jobs = fleet_jobs
     fleet.start(4, LEASE=str(LEASE), PACE="0.1")
     fleet.ready(jobs.store)
     job = jobs.submit(range(STEPS), asked, mode="auto")
@@ -125,11 +84,12 @@ def test_deaths_and_frozen_workers_lose_and_repeat_nothing(
 
 
 def test_tickets_and_connections_may_go(
-    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet], relayed: Callable[[Way], tuple[Way, Any]]
+    way: Way, fleet_jobs: Jobs, fleet_of: Callable[[Way], Fleet], relayed: Callable[[Way], tuple[Way, Any]]
 ) -> None:
     """None is sent, those of workers are lost and doubled, connections are cut: each step is called once."""
     over, cut = relayed(way)
     fleet = fleet_of(over)
+    jobs = fleet_jobs
     fleet.start(4, PACE="0.05")
     fleet.ready(jobs.store)
     executor = way.open()
@@ -155,43 +115,12 @@ def test_tickets_and_connections_may_go(
     assert len(calls(fleet.outside)) == STEPS
 
 
-@pytest.fixture
-def relayed() -> Iterator[Callable[[Way], tuple[Way, Callable[[], int]]]]:
-    """Give a function that puts a relay before a broker: the way through it, and what cuts all its connections.
-
-    Procrastinate has none: the server ends the connections of everybody to the database.
-    """
-    made: list[Relay] = []
-
-    def relay(way: Way) -> tuple[Way, Callable[[], int]]:
-        if not way.broker:
-            return way, lambda: terminate(way.store)
-        parts = urlsplit(way.broker)
-        made.append(Relay(parts.hostname or "127.0.0.1", parts.port or 0))
-        over = Way(
-            executor=way.executor,
-            store=way.store,
-            broker=through(way.broker, made[-1].port),
-            queue=way.queue,
-        )
-
-        def cut() -> int:
-            before = made[-1].cuts
-            made[-1].cut()
-            return made[-1].cuts - before
-
-        return over, cut
-
-    yield relay
-    for one in made:
-        one.close()
-
-
 def test_a_step_that_takes_long_holds_up_nothing(
-    way: Way, jobs: Jobs, fleet_of: Callable[[Way], Fleet]
+    way: Way, fleet_jobs: Jobs, fleet_of: Callable[[Way], Fleet]
 ) -> None:
     """While one of two workers is in a call that does not end, the other does all else, and that call is made once."""
     fleet = fleet_of(way)
+    jobs = fleet_jobs
     shut = fleet.outside.with_suffix(".shut")
     shut.touch()
     fleet.start(2, LANES="1")
@@ -216,13 +145,13 @@ def test_a_step_that_takes_long_holds_up_nothing(
 
 
 def test_the_command_line_carries_work_to_workers(
-    ledger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fleet_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`jobs run --executor` sends a file's rows to processes of `jobs worker --executor`, and ends as the job does."""
     (tmp_path / "shop.py").write_text("def ship(row):\n    return row['order']\n", encoding="utf-8")
     (tmp_path / "orders.csv").write_text("order\n" + "".join(f"A{n}\n" for n in range(40)), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    carried = ["--executor", "procrastinate", "--store", ledger]
+    carried = ["--executor", "procrastinate", "--store", fleet_store]
     roots = os.pathsep.join([str(Path(holdfast.__file__).parents[1]), str(tmp_path)])
     program = [sys.executable, "-m", "holdfast", "jobs", "worker", "--processes", "2", *carried]
     with subprocess.Popen(program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": roots}) as worker:
@@ -234,7 +163,7 @@ def test_the_command_line_carries_work_to_workers(
 
     assert code == ended == 0
     assert "40 of 40 succeeded" in capsys.readouterr().out
-    with open_jobs(ledger) as jobs:
+    with open_jobs(fleet_store) as jobs:
         [job] = jobs.find()
         assert [one.result for one in jobs.results(job)] == [f"A{n}" for n in range(40)]
 
