@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import statistics
 import sys
@@ -94,6 +95,10 @@ def fleet(url: str, way: str, *, rows: int, lanes: int, processes: int) -> float
         _until(lambda: jobs.job(job).state in JOB_ENDS)
         done = jobs.job(job)
     executor.close()
+    if broker == "rabbitmq":
+        kombu: Any = importlib.import_module("kombu")
+        with kombu.Connection(BROKERS[broker]) as connection:
+            connection.default_channel.queue_delete(f"{carried['queue']}.default")
     assert done.counts.succeeded == rows * processes
     assert done.finished_at is not None
     return rows * processes / (done.finished_at - done.created_at)
