@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ def ticket(job: str, priority: int = 3) -> Ticket:
 @contextmanager
 def working(
     executor: Executor, take: Callable[[Ticket], None], at_once: int = 2
-) -> Iterator[threading.Event]:
+) -> Generator[threading.Event]:
     """Have tickets taken for a `with` block."""
     stop = threading.Event()
     thread = threading.Thread(target=executor.work, args=(take,), kwargs={"at_once": at_once, "stop": stop})
