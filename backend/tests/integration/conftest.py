@@ -1,4 +1,4 @@
-"""Servers that the integration tests share: HTTP that fails as scripted, Redis and PostgreSQL where there are any."""
+"""Servers that integration tests share: HTTP that fails as scripted; Redis, PostgreSQL, RabbitMQ where they are."""
 
 import importlib
 import os
@@ -114,6 +114,30 @@ def postgres_problem(url: str) -> str | None:
         psycopg.connect(url, connect_timeout=2).close()
     except psycopg.Error as error:
         return f"no PostgreSQL answers at {url} ({error})"
+    return None
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """Give the URL of a RabbitMQ that answers; without one, skip, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
+    url = os.environ.get("HOLDFAST_RABBITMQ_URL") or "amqp://guest:guest@127.0.0.1:5672//"
+    require(rabbitmq_problem(url), "HOLDFAST_RABBITMQ_URL")
+    return url
+
+
+def rabbitmq_problem(url: str) -> str | None:
+    """Return why RabbitMQ at `url` cannot be used, or None."""
+    try:
+        kombu: Any = importlib.import_module("kombu")
+    except ImportError:
+        return "the package kombu is not installed (extra `celery`)"
+    connection = kombu.Connection(url, connect_timeout=2)
+    try:
+        connection.connect()
+    except (connection.connection_errors, OSError) as error:
+        return f"no RabbitMQ answers at {url} ({error})"
+    finally:
+        connection.release()
     return None
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from holdfast.infrastructure.store.state import StateStore
+    from holdfast.services.jobs.executors import TicketWorker
     from holdfast.services.jobs.processes import WorkerProcesses
     from holdfast.services.jobs.progress import Progress
     from holdfast.services.jobs.worker import Worker
@@ -131,13 +132,19 @@ def screen(*, as_json: bool, quiet: bool = False) -> Screen:
     return Bar() if sys.stdout.isatty() else Lines()
 
 
-def watch(store: StateStore, job: str, on: Screen, interval: float) -> Progress:
-    """Show a job until it has ended and its results are written back; return how."""
+def watch(
+    store: StateStore,
+    job: str,
+    on: Screen,
+    interval: float,
+    is_over: Callable[[str], bool] | None = None,
+) -> Progress:
+    """Show a job until it has ended and its results are written back, or `is_over` says so; return how."""
     meter, told = Meter(), Told(store, job)
     while True:
         now = progress_of(store, job, meter=meter)
         on.show(now, told.states())
-        if now.state in JOB_ENDS and not now.unwritten:
+        if (now.state in JOB_ENDS and not now.unwritten) or (is_over is not None and is_over(job)):
             return now
         current_clock().sleep(interval)
 
@@ -162,7 +169,7 @@ def reporting(store: StateStore, job: str, worker: Worker, on: Screen) -> Genera
 
 @contextmanager
 def saying_when_it_stops(
-    work: Worker | WorkerProcesses, text: Callable[[], str]
+    work: Worker | TicketWorker | WorkerProcesses, text: Callable[[], str]
 ) -> Generator[None, None, None]:
     """Say so, in a thread of its own, when a worker was told to stop: it may have to wait before it can."""
     done = threading.Event()
@@ -175,7 +182,9 @@ def saying_when_it_stops(
         thread.join()
 
 
-def _say_stopping(work: Worker | WorkerProcesses, text: Callable[[], str], done: threading.Event) -> None:
+def _say_stopping(
+    work: Worker | TicketWorker | WorkerProcesses, text: Callable[[], str], done: threading.Event
+) -> None:
     while not current_clock().wait(done, INTERVAL):
         if work.stopping:
             _jobs_show.note(text())

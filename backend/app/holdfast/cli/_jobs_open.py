@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from holdfast.infrastructure.store.state import StateStore
+    from holdfast.services.jobs.executors import Executor
     from holdfast.services.jobs.notify import Notifier
 
 DEFAULT_STORE = "sqlite:///holdfast.db"
@@ -76,6 +77,20 @@ Store = Annotated[
     str,
     typer.Option(envvar="HOLDFAST_STORE", help="Where jobs are kept: sqlite:///FILE or postgresql://…"),
 ]
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        envvar="HOLDFAST_EXECUTOR",
+        help="What carries work to workers: local, procrastinate or celery.",
+    ),
+]
+Broker = Annotated[
+    str, typer.Option(envvar="HOLDFAST_BROKER", help="Of --executor celery: amqp://… or redis://….")
+]
+Queue = Annotated[
+    str, typer.Option(envvar="HOLDFAST_QUEUE", help="Begins the name of the queue of work, of --executor.")
+]
 Tenant = Annotated[str, typer.Option(envvar="HOLDFAST_TENANT", help="Whose jobs.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.", autocompletion=_job_ids)]
 AnyJobId = Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's id.", autocompletion=_job_ids)]
@@ -86,17 +101,44 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept with the job.")]
 
 @contextmanager
 def opened(
-    url: str, tenant: str | None = None, *, create: bool = False, notifier: Notifier | None = None
+    url: str,
+    tenant: str | None = None,
+    *,
+    create: bool = False,
+    notifier: Notifier | None = None,
+    executor: Executor | None = None,
 ) -> Generator[Jobs, None, None]:
     """Give the jobs of a tenant; what they refuse ends the command with its code. `create` what is missing."""
     add_folder()
     # What it says of connections that break, the errors of the store say too.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     try:
-        with Jobs(_store(url, tenant or "default", create=create), notifier=notifier) as jobs:
+        with Jobs(
+            _store(url, tenant or "default", create=create), notifier=notifier, executor=executor
+        ) as jobs:
             yield jobs
     except HoldfastError as error:
         raise stop(error) from error
+
+
+@contextmanager
+def carrying(
+    executor: str, store: str, tenant: str, broker: str, queue: str
+) -> Generator[Executor | None, None, None]:
+    """Give what carries work to workers; None where that is this process."""
+    if executor == "local":
+        yield None
+        return
+    from holdfast.services.jobs.executors import open_executor
+
+    try:
+        opened = open_executor(executor, store, tenant=tenant, broker=broker, queue=queue)
+    except ValueError as error:
+        raise Stop(Code.WRONG_USE, f"--executor, --broker or --store: {error}") from None
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def _store(url: str, tenant: str, *, create: bool) -> StateStore:

@@ -15,11 +15,15 @@ from holdfast.cli import _jobs_live, _jobs_show, _show
 from holdfast.cli._exit import Code, Leave, Stop
 from holdfast.cli._jobs_open import (
     DEFAULT_STORE,
+    Broker,
+    ExecutorName,
     JobId,
     Json,
+    Queue,
     Store,
     Tenant,
     Yes,
+    carrying,
     duration,
     handler,
     opened,
@@ -96,6 +100,20 @@ def execute(jobs: Jobs, job: str, *, concurrency: int, record: str = "each", as_
             worker.run()
         if worker.stopping:
             return _stopped(jobs, job, worker, as_json=as_json)
+    return finish(jobs, job, as_json=as_json)
+
+
+def follow(jobs: Jobs, job: str, *, as_json: bool) -> int:
+    """Show a job that workers elsewhere do, until there is nothing more for them to do; return the exit code."""
+    screen = _jobs_live.screen(as_json=as_json, quiet=True)
+    try:
+        _jobs_live.watch(jobs.store, job, screen, _jobs_live.INTERVAL, jobs._is_left_to_people)
+    except KeyboardInterrupt:
+        screen.close()
+        _jobs_show.note(f"job {job} goes on at its workers: holdfast jobs watch {job}, pause or cancel")
+        return 128 + signal.SIGINT
+    finally:
+        screen.close()
     return finish(jobs, job, as_json=as_json)
 
 
@@ -184,16 +202,25 @@ def run(
         bool, typer.Option("--again", help="Though an earlier job of the same file has not ended.")
     ] = False,
     create: Annotated[bool, typer.Option("--create", help="Create the tenant if there is none.")] = False,
+    executor: ExecutorName = "local",
+    broker: Broker = "",
+    queue: Queue = "holdfast",
     store: Store = DEFAULT_STORE,
     tenant: Tenant = "default",
     json: Json = False,
 ) -> int:
-    """Do each row of a file once: preview, approval, execution. Ctrl-C ends well, resume goes on."""
+    """Do each row of a file once: preview, approval, execution. Ctrl-C ends well, resume goes on.
+
+    With --executor, workers do it that were started with the same one, here and on other machines.
+    """
     if mode not in {"confirm", "auto"}:
         raise Stop(Code.WRONG_USE, f"--mode is {mode!r}: give confirm or auto")
     _recording(record)
     found, path = handler(target), _file(source)
-    with opened(store, tenant, create=create or tenant == "default") as jobs:
+    with (
+        carrying(executor, store, tenant, broker, queue) as carrier,
+        opened(store, tenant, create=create or tenant == "default", executor=carrier) as jobs,
+    ):
         _tell_of_interrupted(jobs, path)
         job = None if digest is None else _previewed(jobs, digest, found)
         if job is None:
@@ -223,6 +250,8 @@ def run(
                 jobs, job, rows=rows, digest=digest, yes=yes, as_json=json
             ):
                 return int(Code.WANTING if interactive() and not json else Code.ASKS)
+            if carrier is not None:
+                return follow(jobs, job.id, as_json=json)
             return execute(jobs, job.id, concurrency=concurrency or 8, record=record, as_json=json)
 
 

@@ -9,9 +9,22 @@ import typer
 
 from holdfast.cli import _jobs_live, _jobs_tell
 from holdfast.cli._exit import Code
-from holdfast.cli._jobs_open import DEFAULT_STORE, Json, Store, Tenant, duration, handler, opened
+from holdfast.cli._jobs_open import (
+    DEFAULT_STORE,
+    Broker,
+    ExecutorName,
+    Json,
+    Queue,
+    Store,
+    Tenant,
+    carrying,
+    duration,
+    handler,
+    opened,
+)
 from holdfast.cli._jobs_run import Record, _recording, left_alone, say_left
 from holdfast.services.jobs._process import leaving_when_stuck
+from holdfast.services.jobs.executors import TicketWorker
 from holdfast.services.jobs.handlers import Handlers
 from holdfast.services.jobs.processes import WorkerProcesses
 from holdfast.services.jobs.worker import Worker
@@ -40,6 +53,9 @@ def worker(
         float, typer.Option(parser=duration, metavar="TIME", help="What cancelled calls may take after that.")
     ] = 5.0,
     name: Annotated[str, typer.Option(help="Begins its name in the history of jobs.")] = "",
+    executor: ExecutorName = "local",
+    broker: Broker = "",
+    queue: Queue = "holdfast",
     store: Store = DEFAULT_STORE,
     tenant: Tenant = "default",
     json: Json = False,
@@ -60,10 +76,15 @@ def worker(
         "name": name,
     }
     telling = _jobs_tell.JSON if json else _jobs_tell.TEXT
-    with opened(store, tenant, create=tenant == "default") as jobs:
-        work: Worker | WorkerProcesses
-        if processes == 1:
-            known = Handlers(found, imports=not found)
+    with (
+        carrying(executor, store, tenant, broker, queue) as carrier,
+        opened(store, tenant, create=tenant == "default") as jobs,
+    ):
+        work: Worker | TicketWorker | WorkerProcesses
+        known = Handlers(found, imports=not found)
+        if processes == 1 and carrier is not None:
+            work = TicketWorker(jobs.store, known, carrier, notifier=telling, **settings)
+        elif processes == 1:
             work = Worker(jobs.store, known, notifier=telling, **settings)
         else:
             work = WorkerProcesses(
@@ -73,11 +94,14 @@ def worker(
                 processes=processes,
                 imports=not found,
                 notifier="holdfast.cli._jobs_tell:" + ("JSON" if json else "TEXT"),
+                executor=executor,
+                broker=broker,
+                queue=queue,
                 **settings,
             )
         telling.say({"worker": "started"}, f"working on {_shown(store)}, tenant {tenant}")
         with ExitStack() as around:
-            if isinstance(work, Worker):
+            if not isinstance(work, WorkerProcesses):
                 around.enter_context(leaving_when_stuck(work, lambda calls: say_left(calls, "interrupted")))
             around.enter_context(_jobs_live.saying_when_it_stops(work, lambda: _STOPPING))
             work.run()

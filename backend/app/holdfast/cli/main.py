@@ -20,6 +20,9 @@ _NEEDED = {
     "alembic": "jobs",
     "psycopg": "postgres",
     "openpyxl": "excel",
+    "procrastinate": "procrastinate",
+    "celery": "celery",
+    "kombu": "celery",
 }
 
 

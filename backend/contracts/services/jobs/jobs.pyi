@@ -18,6 +18,7 @@ from holdfast.infrastructure.store.state import (
     StepRecord,
     StepState,
 )
+from holdfast.services.jobs.executors.tickets import Executor
 from holdfast.services.jobs.handlers import Function, Handler, Handlers
 from holdfast.services.jobs.modes import Mode, Session
 from holdfast.services.jobs.notify import Notifier
@@ -52,7 +53,8 @@ class Jobs:
     """Jobs of one tenant: what `store` keeps, done by `handlers`. Safe to share between threads.
 
     A job is named by its id or its record. NotFoundError for one that is not there, IllegalTransition for what cannot
-    follow its state. `a…` methods are for event loops; the others block.
+    follow its state. `a…` methods are for event loops; the others block. With an `executor`, its workers do what would
+    be done here.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Jobs:
         *,
         session: Session | None = None,
         notifier: Notifier | None = None,
+        executor: Executor | None = None,
     ) -> None: ...
     @property
     def store(self) -> StateStore:
@@ -238,5 +241,6 @@ def open_jobs(
     tenant: str = "default",
     session: Session | None = None,
     notifier: Notifier | None = None,
+    executor: Executor | None = None,
 ) -> Jobs:
     """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…` or `memory:`, for one tenant."""

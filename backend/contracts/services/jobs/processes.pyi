@@ -7,8 +7,9 @@ class WorkerProcesses:
     """So many processes, each with a `Worker` on the same store; one that dies is replaced, after a growing pause.
 
     `handlers` and `notifier` are importable, `module:attribute`; without `imports`, jobs of other handlers are left
-    alone; `settings` are those of a `Worker`. SIGTERM and SIGINT drain all, twice stop them; they drain too when this
-    process dies. ConfigurationError, HandlerNotFoundError before any is started.
+    alone; `settings` are those of a `Worker`, or of a `TicketWorker` where `executor` is "procrastinate" or "celery",
+    with `broker` and `queue` as `open_executor` has them. SIGTERM and SIGINT drain all, twice stop them; they drain too
+    when this process dies. ConfigurationError, HandlerNotFoundError, ValueError before any is started.
     """
 
     def __init__(
@@ -20,6 +21,9 @@ class WorkerProcesses:
         processes: int = 2,
         imports: bool = True,
         notifier: str = "",
+        executor: str = "local",
+        broker: str = "",
+        queue: str = "holdfast",
         **settings: Any,
     ) -> None: ...
     @property

@@ -1,4 +1,4 @@
-"""A relay before a server that cuts a connection at a chosen message: before it is sent on, or before its answer."""
+"""A relay before a server that cuts connections: at a chosen message, before or after it is sent on, or all at once."""
 
 import socket
 from contextlib import suppress
@@ -6,7 +6,7 @@ from threading import Thread
 
 
 class Relay:
-    """Takes connections on a local port; `cut_at(word, delivered=…)` ends the one that next sends `word`."""
+    """Takes connections on a local port; `cut_at(word, …)` ends the one that next sends `word`, `cut()` ends all."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
@@ -15,12 +15,20 @@ class Relay:
         self.cuts = 0
         self._word: bytes | None = None
         self._delivered = False
+        self._open: list[socket.socket] = []
         Thread(target=self._accept, daemon=True).start()
 
     def cut_at(self, word: bytes, *, delivered: bool) -> None:
         """End the connection on which `word` is sent next; `delivered`: the server gets it, the client no answer."""
         self._delivered = delivered
         self._word = word
+
+    def cut(self) -> None:
+        """End every connection there is."""
+        opened, self._open = self._open, []
+        self.cuts += len(opened) // 2
+        for one in opened:
+            _end(one)
 
     def close(self) -> None:
         """Take no more connections."""
@@ -31,6 +39,7 @@ class Relay:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._server)
+                self._open += [client, server]
                 Thread(target=self._forth, args=(client, server), daemon=True).start()
                 Thread(target=_copy, args=(server, client), daemon=True).start()
 

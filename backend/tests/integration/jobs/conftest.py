@@ -17,6 +17,7 @@ import sqlalchemy as sql
 
 from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
+from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
 from backend.tests.integration.jobs._homes import (
     OWN,
     Home,
@@ -28,12 +29,12 @@ from backend.tests.integration.jobs._homes import (
 )
 from backend.tests.integration.jobs._kill_job import Plan
 from backend.tests.integration.jobs._kill_matrix import ORDERS, Nurseries
-from backend.tests.integration.jobs._kill_outages import Cluster, programs
+from backend.tests.integration.jobs._kill_outages import Cluster, programs, terminate
 from backend.tests.integration.jobs._kill_service import Labels
 from backend.tests.integration.jobs._kill_worker import Nursery
 from backend.tests.integration.jobs._ledger import Ledger
 from backend.tests.integration.jobs._next_version import version_that_adds, version_that_renames
-from backend.tests.integration.jobs._outside import HANDLERS, KILLED, ROWS, ended, started
+from backend.tests.integration.jobs._outside import HANDLERS, KILLED, ROWS, asked, ended, started
 from backend.tests.integration.jobs._racing import RACERS, Race, Racers, race_threads
 from backend.tests.integration.jobs._relay import Relay
 from holdfast.cli.main import main
@@ -41,7 +42,8 @@ from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, Memor
 from holdfast.infrastructure.store.sql import SqlStateStore, drop_tenant, open_store
 from holdfast.infrastructure.store.sql import tenants as sql_tenants
 from holdfast.infrastructure.store.state import JobRecord, StateStore
-from holdfast.services.jobs import Jobs
+from holdfast.services.jobs import Jobs, open_jobs
+from holdfast.services.jobs.executors import Executor
 from holdfast.testing.clock import VirtualClock
 
 
@@ -392,3 +394,86 @@ def tenant_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[st
 def blobs(tenant_blobs: Callable[[str], BlobStore]) -> BlobStore:
     """Give an empty store of blobs, of each kind."""
     return tenant_blobs("default")
+
+
+@pytest.fixture
+def fleet_store(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a database of the test's own."""
+    with own_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, fleet_store: str) -> Iterator[Way]:
+    """Run the test with each engine, and each broker of it."""
+    executor, _, broker = request.param.partition("-")
+    url = request.getfixturevalue(f"{broker}_url") if broker else ""
+    made = Way(executor=executor, store=fleet_store, broker=url)
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def fleet_jobs(fleet_store: str) -> Iterator[Jobs]:
+    """Give the jobs of the ledger, open in this process."""
+    with open_jobs(fleet_store, [asked, gate]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fleet_of(tmp_path: Path) -> Iterator[Callable[[Way], Fleet]]:
+    """Give a function that makes a fleet."""
+    made: list[Fleet] = []
+
+    def make(way: Way) -> Fleet:
+        made.append(Fleet(way, tmp_path / "outside"))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+
+
+@pytest.fixture
+def relayed() -> Iterator[Callable[[Way], tuple[Way, Callable[[], int]]]]:
+    """Give a function that puts a relay before a broker: the way through it, and what cuts all its connections.
+
+    Procrastinate has none: the server ends the connections of everybody to the database.
+    """
+    made: list[Relay] = []
+
+    def relay(way: Way) -> tuple[Way, Callable[[], int]]:
+        if not way.broker:
+            return way, lambda: terminate(way.store)
+        parts = urlsplit(way.broker)
+        made.append(Relay(parts.hostname or "127.0.0.1", parts.port or 0))
+        over = Way(
+            executor=way.executor,
+            store=way.store,
+            broker=through(way.broker, made[-1].port),
+            queue=way.queue,
+        )
+
+        def cut() -> int:
+            before = made[-1].cuts
+            made[-1].cut()
+            return made[-1].cuts - before
+
+        return over, cut
+
+    yield relay
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(params=["local", *WAYS])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """Run the test with each executor."""
+    name, _, broker = request.param.partition("-")
+    store = request.getfixturevalue("stores_database") if name == "procrastinate" else ""
+    url = request.getfixturevalue(f"{broker}_url") if broker else ""
+    way = Way(executor=name, store=store, broker=url)
+    made = way.open()
+    yield made
+    made.close()
+    way.clear()

@@ -56,3 +56,13 @@ def test_peers_are_measured_beside_each_other(postgres_server: str) -> None:
     assert [float(line[3]) > 0 and float(line[4]) > 0 for line in lines if line[2] in {"each", "group"}] == [
         True
     ] * 3
+
+
+def test_two_processes_are_measured_beside_one(stores_database: str) -> None:
+    """A line for the engine, with steps a second of one process and of two, and nothing that is left of the jobs."""
+    before = tenants(stores_database)
+    said = run("jobs_fleet", "--only", "procrastinate", "--postgres", stores_database)
+    [line] = [line for line in said if line[:1] == ["procrastinate"]]
+    assert all(float(figure.rstrip("*")) > 0 for figure in line[1:])
+    assert len(line) == 4
+    assert tenants(stores_database) == before

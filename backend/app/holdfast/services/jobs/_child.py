@@ -38,6 +38,7 @@ def main() -> None:
 def _work(told: dict[str, Any]) -> None:
     from holdfast.services.jobs._imports import imported
     from holdfast.services.jobs._process import leaving_when_stuck
+    from holdfast.services.jobs.executors import TicketWorker, open_executor
     from holdfast.services.jobs.handlers import Handlers
     from holdfast.services.jobs.jobs import open_jobs
     from holdfast.services.jobs.worker import Worker
@@ -45,7 +46,13 @@ def _work(told: dict[str, Any]) -> None:
     handlers = Handlers(told["handlers"], imports=told["imports"])
     notifier = imported(told["notifier"]) if told["notifier"] else None
     with open_jobs(told["url"], handlers, tenant=told["tenant"]) as jobs:
-        worker = Worker(jobs.store, handlers, notifier=notifier, **told["settings"])
+        worker: Any
+        if told["executor"] == "local":
+            worker = Worker(jobs.store, handlers, notifier=notifier, **told["settings"])
+        else:
+            ways = {name: told[name] for name in ("tenant", "broker", "queue")}
+            executor = open_executor(told["executor"], told["url"], **ways)
+            worker = TicketWorker(jobs.store, handlers, executor, notifier=notifier, **told["settings"])
         threading.Thread(target=_follow, args=(worker,), daemon=True).start()
         with leaving_when_stuck(worker, _say_so):
             worker.run()

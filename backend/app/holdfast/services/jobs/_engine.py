@@ -14,6 +14,7 @@ from holdfast.infrastructure.store.state import JOB_ENDS, Advanced, JobState, Le
 from holdfast.services.jobs import _outcomes
 from holdfast.services.jobs._books import Books
 from holdfast.services.jobs._calls import Caller, Running, named
+from holdfast.services.jobs._errand import TURN
 from holdfast.services.jobs._link import Link
 from holdfast.services.jobs._outcomes import Spec
 from holdfast.services.jobs._process import this_worker
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         StepRecord,
         WorkerRecord,
     )
+    from holdfast.services.jobs._errand import Errand
     from holdfast.services.jobs.handlers import Handlers
     from holdfast.services.jobs.worker import WorkerConfig
 
@@ -57,10 +59,15 @@ class Turn:
 class Engine:
     """What a worker does on one loop. Everything but `commit` runs there."""
 
-    def __init__(self, store: StateStore, handlers: Handlers, config: WorkerConfig) -> None:
+    def __init__(
+        self, store: StateStore, handlers: Handlers, config: WorkerConfig, errand: Errand | None = None
+    ) -> None:
         self.store = store
         self.handlers = handlers
         self.config = config
+        self.errand = errand
+        # Whether it does nothing but the calls of one ticket: another worker of the process looks after the rest.
+        self.is_hand = errand is not None and config.job is not None
         self.books = Books()
         self.id = ""
         self.loop = asyncio.get_running_loop()
@@ -153,6 +160,14 @@ class Engine:
     async def begin(self) -> None:
         """Begin a lease."""
         self.id = (await self.link.ask(self._register)).id
+        if self.is_hand:
+            self.loop.call_later(TURN, self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Take no more for a ticket, and hand back what has not begun."""
+        if self.errand is not None:
+            self.errand.over = True
+        self.wake()
 
     async def run(self) -> None:
         """Work until told to stop, or until nothing is left of the one job."""
@@ -178,22 +193,32 @@ class Engine:
         """Visit the store once if there is a reason; return whether there may be more to do at once."""
         if self.lost:
             raise LeaseLostError(self.id)
-        self.books.sort_out(everything=bool(self.stops))
+        turn_over = self.errand is not None and self.errand.over
+        self.books.sort_out(everything=bool(self.stops) or turn_over)
         if self.books.returning:
             back, self.books.returning = self.books.returning, []
             await self.link.ask(self.store.release, self.id, back)
+            if self.errand is not None:
+                self.errand.more(self._pause())
         outcomes, free, want = self._due(), self._free(), self._want()
         if not (outcomes or want or (free and self.books.waiting())):
             return False
         suspects = self._may_have_halted(outcomes)
         turn = await self.link.ask(self.commit, outcomes, free, want, suspects)
         self._apply(outcomes, turn)
+        if want and self.errand is not None:
+            self.errand.claimed(turn.claimed, want)
         if want:
             # What was recorded may have made more of it claimable.
             self._dry = not turn.claimed and not outcomes
             self._wake_in(turn.due_in)
         self._wake_in(self.books.next_time() - self.loop.time())
         return bool(turn.claimed or outcomes or self.outcomes or self.books.returning)
+
+    def _pause(self) -> float:
+        """Return how long what it claims may not begin."""
+        until = self.books.next_time()
+        return 0.0 if until == inf else max(0.0, until - self.loop.time())
 
     def commit(self, outcomes: Sequence[Outcome], free: int, want: int, suspects: Collection[str]) -> Turn:
         """In the store's thread: claim, then record and announce in one commit."""
@@ -286,6 +311,8 @@ class Engine:
         waiting, free = self.books.waiting(), self._free()
         if self.stops or self._dry or self.failure or waiting >= max(free, 1):
             return 0
+        if self.errand is not None:
+            return 0 if self.errand.over else min(self.config.ahead - waiting, self.errand.left)
         return self.config.ahead - waiting
 
     def _settled(self, running: Running, outcome: Outcome) -> None:
@@ -320,6 +347,8 @@ class Engine:
             return False
         if self.stops or self.failure is not None:
             return True
+        if self.is_hand:
+            return not self.books.ready and not self._want()
         if self.config.job is None or self.books.ready or self.books.paused:
             return False
         return await self._is_left_to_people(self.config.job)

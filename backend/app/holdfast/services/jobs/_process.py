@@ -20,6 +20,7 @@ from holdfast.infrastructure.store.state import WorkerRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
+    from holdfast.services.jobs.executors import TicketWorker
     from holdfast.services.jobs.handlers import Call
     from holdfast.services.jobs.worker import Worker
 
@@ -78,7 +79,7 @@ def gone(workers: Iterable[WorkerRecord]) -> list[str]:
 
 @contextmanager
 def leaving_when_stuck(
-    worker: Worker, tell: Callable[[Sequence[Call]], object]
+    worker: Worker | TicketWorker, tell: Callable[[Sequence[Call]], object]
 ) -> Generator[None, None, None]:
     """Have the process end if a worker that was told to stop does not, as after any death.
 
@@ -93,7 +94,7 @@ def leaving_when_stuck(
 
 
 def _leave_when_stuck(
-    worker: Worker, over: threading.Event, tell: Callable[[Sequence[Call]], object]
+    worker: Worker | TicketWorker, over: threading.Event, tell: Callable[[Sequence[Call]], object]
 ) -> None:
     patience = worker.config.grace + _STUCK
     heard, limit = 0, inf

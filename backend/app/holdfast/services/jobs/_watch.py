@@ -65,6 +65,8 @@ class Watch:
 
     async def begin(self) -> None:
         """Look for what a crash left, before anything else."""
+        if self._engine.is_hand:
+            return
         await self._patrol()
         self._engine.doubtful |= set(await self._link.ask(self._unclear))
         await self._settle_doubts()
@@ -96,12 +98,12 @@ class Watch:
         engine.wake()
         for job in await self._link.ask(self._records, self._busy_jobs()):
             engine.steer(job)
-        if engine.loop.time() >= self._patrol_at:
+        if engine.loop.time() >= self._patrol_at and not engine.is_hand:
             await self._patrol()
         await self._settle_doubts()
         await self._note_breakers()
         await self.tell()
-        if self._writing is None or self._writing.done():
+        if not engine.is_hand and (self._writing is None or self._writing.done()):
             self._writing = asyncio.ensure_future(self._write_due())
 
     async def _note_breakers(self) -> None:
@@ -114,7 +116,7 @@ class Watch:
     async def finish(self) -> None:
         """Write back what the one job still owes, as long as there is hope and nobody wants to stop."""
         job = self._engine.config.job
-        if job is None:
+        if job is None or self._engine.is_hand:
             return
         if self._writing is not None:
             await asyncio.wait([self._writing])
@@ -176,6 +178,8 @@ class Watch:
         self._engine.doubtful |= doubtful
         if moved:
             self._engine.wake()
+            if self._engine.errand is not None:
+                self._engine.errand.more(0.0)
 
     def _unclear(self) -> list[str]:
         """Return the jobs with steps that need review."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         StateStore,
         StepRecord,
     )
+    from holdfast.services.jobs.executors.tickets import Executor
     from holdfast.services.jobs.notify import Notifier
 
     _T = TypeVar("_T")
@@ -58,6 +59,8 @@ _QUOTES_AT_ONCE = 8
 _PAGE = 1000
 # The lease of who asks or writes back on request: longer than one question or one file takes.
 _BUSY = 300.0
+# Seconds between two looks at a job that is done elsewhere.
+_WATCH = 0.2
 _DECISIONS = {
     "succeeded": StepState.SUCCEEDED,
     "failed": StepState.FAILED,
@@ -95,7 +98,8 @@ class Jobs:
     """Jobs of one tenant: what `store` keeps, done by `handlers`. Safe to share between threads.
 
     A job is named by its id or its record. NotFoundError for one that is not there, IllegalTransition for what cannot
-    follow its state. `a…` methods are for event loops; the others block.
+    follow its state. `a…` methods are for event loops; the others block. With an `executor`, its workers do what would
+    be done here.
     """
 
     def __init__(
@@ -105,11 +109,13 @@ class Jobs:
         *,
         session: Session | None = None,
         notifier: Notifier | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._store = store
         self._handlers = handlers if isinstance(handlers, Handlers) else Handlers(handlers)
         self._session = Session() if session is None else session
         self._notifier = notifier
+        self._executor = executor
 
     @property
     def store(self) -> StateStore:
@@ -213,7 +219,15 @@ class Jobs:
             settings=kept,
         )
         record, _ = self._store.create_job(new, steps)
+        self._send_ticket(record)
         return record
+
+    def _send_ticket(self, job: JobRecord) -> None:
+        """Tell the workers of the executor, if there is one, that a job has work; if that fails, they find it."""
+        if self._executor is not None:
+            from holdfast.services.jobs.executors._office import send
+
+            send(self._executor, self._store, job)
 
     def create_batch(self, name: str = "", *, batch_id: str | None = None) -> BatchRecord:
         """Store a batch, or return the one of this id."""
@@ -277,6 +291,7 @@ class Jobs:
             _submit.check_file(self._store.job(name))
         approved = self._store.approve_job(name, digest)
         self._tell_end(name)
+        self._send_ticket(approved)
         return approved
 
     def run(
@@ -332,8 +347,24 @@ class Jobs:
             self._handler(record)
         if goes_on or await asyncio.to_thread(self._owes, job):
             with self._session.running():
-                await worker.arun(signals=signals)
+                if self._executor is None:
+                    await worker.arun(signals=signals)
+                else:
+                    await self._wait_for_others(record)
         return await asyncio.to_thread(_follow.progress, self._store, job)
+
+    async def _wait_for_others(self, job: JobRecord) -> None:
+        """Wait until workers elsewhere have done what is left of a job."""
+        await asyncio.to_thread(self._send_ticket, job)
+        while not await asyncio.to_thread(self._is_left_to_people, job.id):
+            await current_clock().asleep(_WATCH)
+
+    def _is_left_to_people(self, name: str) -> bool:
+        job = self._store.job(name)
+        counts = job.counts
+        if job.state in JOB_ENDS:
+            return not self._owes(name)
+        return job.state is JobState.PAUSED or counts.needs_review > 0 == counts.pending + counts.running
 
     def _owes(self, job: str) -> bool:
         """Return whether results of a job still have to be written back."""
@@ -470,6 +501,7 @@ class Jobs:
         if record.state is JobState.PAUSED:
             self._store.change_job(job, JobState.PENDING)
             self._tell_end(job)
+        self._send_ticket(self._store.job(job))
 
     def retry_failed(self, job: str | JobRecord, *, pending: bool = False) -> JobRecord:
         """Submit what failed or timed out again, under the same idempotency keys; `pending`: and what never began.
@@ -480,7 +512,9 @@ class Jobs:
         states = (*_again.FAILED, StepState.PENDING) if pending else _again.FAILED
         origin = old.new.origin or old.id
         new = _again.copied(self._store, old, self._new_id(), f"retry of {old.id}", origin)
-        return self._store.create_job(new, _again.again(self._store, old.id, states))[0]
+        record, _ = self._store.create_job(new, _again.again(self._store, old.id, states))
+        self._send_ticket(record)
+        return record
 
     def restart(self, job: str | JobRecord, *, confirm: int | None = None) -> JobRecord:
         """Submit all of a job again as a new one, and cancel it if nobody works on it. Its history stays.
@@ -496,7 +530,9 @@ class Jobs:
         if old.state not in JOB_ENDS:
             self.cancel(old.id, reason="restarted")
         new = _again.copied(self._store, old, job_id := self._new_id(), f"restart of {old.id}", job_id)
-        return self._store.create_job(new, _again.again(self._store, old.id))[0]
+        record, _ = self._store.create_job(new, _again.again(self._store, old.id))
+        self._send_ticket(record)
+        return record
 
     def _ended(self, job: str | JobRecord) -> JobRecord:
         record = self._store.job(_id(job))
@@ -677,9 +713,10 @@ def open_jobs(
     tenant: str = "default",
     session: Session | None = None,
     notifier: Notifier | None = None,
+    executor: Executor | None = None,
 ) -> Jobs:
     """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…` or `memory:`, for one tenant."""
-    return Jobs(_open(url, tenant), handlers, session=session, notifier=notifier)
+    return Jobs(_open(url, tenant), handlers, session=session, notifier=notifier, executor=executor)
 
 
 def _open(url: str, tenant: str) -> StateStore:

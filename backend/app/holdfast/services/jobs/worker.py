@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from holdfast.infrastructure.store.state import StateStore
+    from holdfast.services.jobs._errand import Errand
     from holdfast.services.jobs.notify import Notifier
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -120,6 +121,7 @@ class Worker:
         self._handlers = handlers if isinstance(handlers, Handlers) else Handlers(handlers)
         self._notifier = notifier
         self._engine: Engine | None = None
+        self._errand: Errand | None = None
         self._stops = 0
         self._signal: signal.Signals | None = None
         self._begun = False
@@ -173,7 +175,7 @@ class Worker:
             raise RuntimeError("this worker has run already: make another one")
         self._begun = True
         with self._lock:
-            self._engine = Engine(self._store, self._handlers, self._config)
+            self._engine = Engine(self._store, self._handlers, self._config, self._errand)
         for _ in range(self._stops):
             self._engine.stop()
         work = asyncio.ensure_future(self._work(self._engine))
