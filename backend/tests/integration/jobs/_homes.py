@@ -1,18 +1,22 @@
 """Where the stores of a test live, and how one is opened there, again if need be."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 
 from backend.tests._run import database_name
+from backend.tests.integration._moto import ACCOUNT, client
 from holdfast.infrastructure.resilience.clock import Clock
 from holdfast.infrastructure.store.memory import MemoryStateStore
+from holdfast.infrastructure.store.s3 import S3BlobStore
 from holdfast.infrastructure.store.sql import open_store
 from holdfast.infrastructure.store.state import StateStore
 
@@ -112,6 +116,15 @@ def opened(url: str) -> StateStore:
     known = urlsplit(url).scheme in {"sqlite", "postgresql"}
     store: StateStore = open_store(url) if known else own_homes().at(url).open()
     return store
+
+
+def own_bucket(address: str) -> Callable[[str], S3BlobStore]:
+    """Return a function that opens the blobs of a tenant in a new bucket."""
+    s3, name = client("s3", address), f"bucket-{uuid4().hex}"
+    s3.create_bucket(
+        Bucket=name, CreateBucketConfiguration={"LocationConstraint": ACCOUNT["AWS_DEFAULT_REGION"]}
+    )
+    return partial(S3BlobStore, name, client=s3)
 
 
 @contextmanager

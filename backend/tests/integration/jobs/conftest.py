@@ -23,6 +23,7 @@ from backend.tests.integration.jobs._homes import (
     MemoryHome,
     PostgresHome,
     SqliteHome,
+    own_bucket,
     own_database,
     own_homes,
 )
@@ -382,9 +383,12 @@ def store(home: Home) -> StateStore:
     return home.open()
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=["memory", "folder", "s3"])
 def tenant_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], BlobStore]:
     """Give a function that opens the blobs of a tenant, in a store of each kind."""
+    if request.param == "s3":
+        address: str = request.getfixturevalue("aws_address")
+        return own_bucket(address)
     return MemoryBlobStore if request.param == "memory" else partial(FolderBlobStore, tmp_path)
 
 
