@@ -19,6 +19,7 @@ from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
 from backend.tests.integration.jobs._homes import (
     OWN,
+    DynamoHome,
     Home,
     MemoryHome,
     PostgresHome,
@@ -111,7 +112,18 @@ def query_plans(request: pytest.FixtureRequest) -> list[Any]:
     return found
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql", *(["yours"] if OWN else [])])
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run on DynamoDB what every store must do, and not also what jobs make of a store."""
+    items[:] = [item for item in items if not beside_the_point(item)]
+
+
+def beside_the_point(item: pytest.Item) -> bool:
+    spec = getattr(item, "callspec", None)
+    conforming = item.path.name.startswith("test_store_conformance")
+    return spec is not None and spec.params.get("store_kind") == "dynamodb" and not conforming
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "dynamodb", *(["yours"] if OWN else [])])
 def store_kind(request: pytest.FixtureRequest) -> str:
     """Run the test on each kind of store; give its name."""
     kind: str = request.param
@@ -123,6 +135,9 @@ def new_home(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) ->
     """Give a function that makes a place for stores, where nothing is stored yet; one at a time."""
     if store_kind == "memory":
         return MemoryHome
+    if store_kind == "dynamodb":
+        address: str = request.getfixturevalue("aws_address")
+        return partial(DynamoHome, address)
     if store_kind == "postgresql":
         database: str = request.getfixturevalue("stores_database")
         return partial(PostgresHome, database)
@@ -142,9 +157,11 @@ def home(new_home: Callable[[], Home]) -> Iterator[Home]:
 
 
 @pytest.fixture
-def ledger(home: Home, virtual_clock: VirtualClock) -> Ledger:
-    """Give an empty store on the virtual clock, which is checked after each change."""
-    return Ledger(home, virtual_clock)
+def ledger(home: Home, virtual_clock: VirtualClock) -> Iterator[Ledger]:
+    """Give an empty store on the virtual clock, which is checked after each change, or at the end."""
+    made = Ledger(home, virtual_clock)
+    yield made
+    made.look()
 
 
 @pytest.fixture

@@ -84,11 +84,10 @@ def verdict(error: Exception) -> Verdict:
 
 
 def _verdict_of_reasons(codes: set[str]) -> Verdict:
-    if "ConditionalCheckFailed" in codes:
+    # Who lost against another reads anew before trying again: that is no business of this retry.
+    if codes & {"ConditionalCheckFailed", "TransactionConflict"}:
         return PERMANENT
-    if codes & {"ThrottlingError", "ProvisionedThroughputExceeded"}:
-        return THROTTLED
-    return TRANSIENT if "TransactionConflict" in codes else PERMANENT
+    return THROTTLED if codes & {"ThrottlingError", "ProvisionedThroughputExceeded"} else PERMANENT
 
 
 def _lost(error: BaseException) -> bool:
