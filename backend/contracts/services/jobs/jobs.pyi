@@ -239,4 +239,4 @@ def open_jobs(
     session: Session | None = None,
     notifier: Notifier | None = None,
 ) -> Jobs:
-    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…` or `memory:`, for one tenant."""
+    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…`, `dynamodb://…` or `memory:`."""

@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -111,7 +111,6 @@ class DynamoHome:
         table, bucket = f"table-{uuid4().hex}", f"bucket-{uuid4().hex}"
         create_table(table, client=client("dynamodb", address))
         new_bucket(address, bucket)
-        self._address, self._bucket = address, bucket
         region = ACCOUNT["AWS_DEFAULT_REGION"]
         self.url = f"dynamodb://{table}?region={region}&endpoint={address}&bucket={bucket}"
         self._opened: list[StateStore] = []
@@ -121,14 +120,18 @@ class DynamoHome:
         self._opened.append(open_dynamodb(self.url, tenant=tenant, create=True, clock=clock))
         return self._opened[-1]
 
-    def blobs(self) -> S3BlobStore:
-        """Open the blobs that lie beside the table."""
-        return S3BlobStore(self._bucket, prefix="blobs/", client=client("s3", self._address))
-
     def close(self) -> None:
         """Close every store that was opened here."""
         for store in self._opened:
             store.close()
+
+
+def blobs_beside(url: str) -> S3BlobStore | None:
+    """Open the blobs that lie beside a table; None for another store."""
+    said = dict(parse_qsl(urlsplit(url).query))
+    if not url.startswith("dynamodb:"):
+        return None
+    return S3BlobStore(said["bucket"], prefix="blobs/", client=client("s3", said["endpoint"]))
 
 
 OWN = os.environ.get("HOLDFAST_TEST_STORE", "")

@@ -11,6 +11,7 @@ from backend.tests.integration.jobs._homes import (
     MemoryHome,
     PostgresHome,
     SqliteHome,
+    blobs_beside,
     own_database,
 )
 from backend.tests.integration.orchestration._local import Machine
@@ -43,7 +44,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
 @pytest.fixture
 def blobs(home: Home, tmp_path: Path) -> BlobStore:
     """Give an empty store of blobs: a folder, or the bucket beside the table."""
-    return home.blobs() if isinstance(home, DynamoHome) else FolderBlobStore(tmp_path / "blobs")
+    return blobs_beside(home.url or "") or FolderBlobStore(tmp_path / "blobs")
 
 
 @pytest.fixture
