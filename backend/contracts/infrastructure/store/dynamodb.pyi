@@ -37,7 +37,7 @@ def create_table(name: str, *, client: Any = None) -> None:
 def open_dynamodb(
     url: str, *, tenant: str = "default", create: bool = False, clock: Clock | None = None
 ) -> DynamoStateStore:
-    """Open a tenant's jobs: `dynamodb://TABLE?region=R&endpoint=URL&bucket=B&prefix=P`, most of which may lack.
+    """Open a tenant's jobs: `dynamodb://TABLE?region=R&endpoint=URL&bucket=B&prefix=P&frugal=true`, or less than that.
 
     Without `region` the environment's is taken; with `bucket`, what is large lies there below `prefix`. The tenant
     "default" is created when it is missing, others with `create`: TenantNotFoundError. The table must be there.
@@ -49,7 +49,8 @@ class DynamoStateStore:
     `blobs` takes what is larger than 350 KB, without it that is refused (TooLargeError). `client` is boto3's, by
     default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
     steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
-    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: how often `wait` looks, seconds.
+    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
+    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
     """
 
     tenant: str
@@ -63,6 +64,7 @@ class DynamoStateStore:
         clock: Clock | None = None,
         retry: Retry | None = None,
         poll: float = 0.5,
+        frugal: bool = False,
     ) -> None: ...
     def __enter__(self) -> DynamoStateStore:
         """Close it at the end of a `with` block."""

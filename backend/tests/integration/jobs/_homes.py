@@ -107,12 +107,12 @@ class DynamoHome:
 
     slow = os.environ.get("HOLDFAST_DYNAMODB_AUDIT") != "1"
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: str = "") -> None:
         table, bucket = f"table-{uuid4().hex}", f"bucket-{uuid4().hex}"
         create_table(table, client=client("dynamodb", address))
         new_bucket(address, bucket)
         region = ACCOUNT["AWS_DEFAULT_REGION"]
-        self.url = f"dynamodb://{table}?region={region}&endpoint={address}&bucket={bucket}"
+        self.url = f"dynamodb://{table}?region={region}&endpoint={address}&bucket={bucket}{settings}"
         self._opened: list[StateStore] = []
 
     def open(self, tenant: str = "default", *, clock: Clock | None = None) -> StateStore:

@@ -34,7 +34,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
         (tmp_path / "stores").mkdir()
         made: Home = SqliteHome(tmp_path / "stores")
     elif request.param == "dynamodb":
-        made = DynamoHome(request.getfixturevalue("aws_address"))
+        made = DynamoHome(request.getfixturevalue("aws_address"), "&frugal=true")
     else:
         made = PostgresHome(request.getfixturevalue("runs_database"))
     yield made

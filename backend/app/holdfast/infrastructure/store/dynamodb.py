@@ -79,6 +79,8 @@ if TYPE_CHECKING:
         StepState,
     )
 
+__all__ = ["DynamoStateStore", "TooLargeError", "create_table", "open_dynamodb"]
+
 _T = TypeVar("_T")
 _TRIES = 100
 _KEPT = 32
@@ -113,7 +115,7 @@ def create_table(name: str, *, client: Any = None) -> None:
 def open_dynamodb(
     url: str, *, tenant: str = "default", create: bool = False, clock: Clock | None = None
 ) -> DynamoStateStore:
-    """Open a tenant's jobs: `dynamodb://TABLE?region=R&endpoint=URL&bucket=B&prefix=P`, most of which may lack.
+    """Open a tenant's jobs: `dynamodb://TABLE?region=R&endpoint=URL&bucket=B&prefix=P&frugal=true`, or less than that.
 
     Without `region` the environment's is taken; with `bucket`, what is large lies there below `prefix`. The tenant
     "default" is created when it is missing, others with `create`: TenantNotFoundError. The table must be there.
@@ -126,15 +128,21 @@ def open_dynamodb(
     said = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
     region, endpoint = said.pop("region", None), said.pop("endpoint", None)
     bucket, prefix = said.pop("bucket", None), said.pop("prefix", "")
-    if said:
-        raise ValueError(f"{url!r} says {', '.join(said)}; a table takes region, endpoint, bucket and prefix")
+    frugal = said.pop("frugal", "false")
+    if said or frugal not in {"true", "false"}:
+        raise ValueError(f"{url!r}: a table takes region, endpoint, bucket, prefix, and frugal=true or false")
     blobs: BlobStore | None = None
     if bucket is not None:
         from holdfast.infrastructure.store.s3 import S3BlobStore
 
         blobs = S3BlobStore(bucket, tenant, prefix=prefix, client=_aws.client("s3", region, endpoint))
     store = DynamoStateStore(
-        parts.netloc, tenant, blobs=blobs, client=_aws.client("dynamodb", region, endpoint), clock=clock
+        parts.netloc,
+        tenant,
+        blobs=blobs,
+        client=_aws.client("dynamodb", region, endpoint),
+        clock=clock,
+        frugal=frugal == "true",
     )
     if tenant != "default" and not create and not store.exists():
         raise TenantNotFoundError(tenant)
@@ -162,10 +170,19 @@ class _Work(MemoryStateStore):
         return self._at
 
 
-class _Slot:
-    """What this process knows of a job; its lock is held while somebody works with it."""
+class _Round:
+    """Between two looks at a lock, by one thread. `untouched`: the lock, if nobody had marked it when it was taken."""
 
-    __slots__ = ("fixed", "groups", "job", "lock")
+    __slots__ = ("until", "untouched")
+
+    def __init__(self, until: float, untouched: Lock | None) -> None:
+        self.until, self.untouched = until, untouched
+
+
+class _Slot:
+    """What this process knows of a job, and since when; its lock is held while somebody works with it."""
+
+    __slots__ = ("fixed", "groups", "job", "lock", "since")
 
     def __init__(self) -> None:
         self.lock = RLock()
@@ -174,6 +191,7 @@ class _Slot:
     def forget(self) -> None:
         """Know nothing."""
         self.job: DynamoJob | None = None
+        self.since: _Round | None = None
         self.fixed: Fixed | None = None
         self.groups: dict[int, tuple[int, bytes]] = {}
 
@@ -184,7 +202,8 @@ class DynamoStateStore:
     `blobs` takes what is larger than 350 KB, without it that is refused (TooLargeError). `client` is boto3's, by
     default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
     steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
-    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: how often `wait` looks, seconds.
+    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
+    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
     """
 
     tenant: str
@@ -199,17 +218,18 @@ class DynamoStateStore:
         clock: Clock | None = None,
         retry: Retry | None = None,
         poll: float = 0.5,
+        frugal: bool = False,
     ) -> None:
         self.tenant = checked_tenant(tenant)
         self._table = Table(_aws.client("dynamodb") if client is None else client, table, retry)
-        self._blobs, self._poll = blobs, poll
+        self._blobs, self._poll, self._frugal = blobs, poll, frugal
         self._clock = SYSTEM if clock is None else clock
         self._latest = -inf
         self._mutex = RLock()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._leases: dict[str, WorkerRecord] = {}
         self._seen = local()
-        self._closed = False
+        self._round = local()
 
     def __enter__(self) -> DynamoStateStore:
         """Close it at the end of a `with` block."""
@@ -265,6 +285,8 @@ class DynamoStateStore:
 
     def job(self, job: str) -> JobRecord:
         """Return a job. NotFoundError."""
+        if self._this_round() is not None:
+            return self._reading(job, lambda found: found.record)
         return record_of(self._said(self._head(job)))
 
     def jobs(
@@ -435,6 +457,9 @@ class DynamoStateStore:
     def renew(self, worker: str, lease: float) -> WorkerRecord:
         """Prolong a lease from now on. LeaseLostError when it has ended."""
         at = self.now()
+        known = self._leases.get(worker)
+        if known is not None and self._this_round() is not None and known.expires_at - at > lease / 2:
+            return known
         values = {":at": number(at), ":ends": number(at + lease)}
         try:
             item = self._table.update(self._desk(worker), "SET #ends = :ends", values, when=_LIVES)
@@ -609,7 +634,9 @@ class DynamoStateStore:
                 )
             except ConditionFailedError:
                 return None
-        return _lock(name, item)
+        lock = _lock(name, item)
+        self._begin_round(lock, dirty=bool(item.get("dirty", False)))
+        return lock
 
     def lock(self, name: str) -> Lock | None:
         """Return a lock as somebody holds it now, None if nobody does."""
@@ -635,6 +662,7 @@ class DynamoStateStore:
             )
         except ConditionFailedError:
             return False
+        self._round.now = None
         return True
 
     def mark_dirty(self, name: str) -> None:
@@ -643,6 +671,11 @@ class DynamoStateStore:
 
     def clear_dirty(self, lock: Lock) -> bool:
         """Take the mark away; return whether there was one. LeaseLostError when the lock is lost."""
+        was = self._this_round()
+        self._begin_round(lock)
+        if was is not None and was.untouched == lock:
+            # A mark that came since is seen when the lock is to be given back.
+            return False
         try:
             before = self._table.update(
                 (self._p("lock", lock.name), "head"),
@@ -652,8 +685,19 @@ class DynamoStateStore:
                 old=True,
             )
         except ConditionFailedError:
+            self._round.now = None
             raise LeaseLostError(lock.owner) from None
         return bool(before.get("dirty", False))
+
+    def _begin_round(self, lock: Lock, *, dirty: bool = True) -> None:
+        """Read jobs anew from now on, once, if this thread is to be frugal."""
+        if self._frugal:
+            self._round.now = _Round(lock.expires_at, None if dirty else lock)
+
+    def _this_round(self) -> _Round | None:
+        """Return what this thread has begun, while it holds the lock; None if it reads each time."""
+        found: _Round | None = getattr(self._round, "now", None)
+        return found if found is not None and self.now() < found.until else None
 
     def _holder(self, lock: Lock) -> dict[str, Any]:
         return {":owner": lock.owner, ":fence": lock.fence, ":at": number(self.now())}
@@ -740,9 +784,13 @@ class DynamoStateStore:
         """Read of a job as it is now."""
         slot = self._slot(job)
         with slot.lock:
+            now = self._this_round()
+            if now is not None and slot.job is not None and slot.since is now:
+                return read(slot.job)
             found = self._fresh(slot, job, self._head(job))
             if found is None:
                 raise NotFoundError("job", job, self.tenant)
+            slot.since = now
             return read(found)
 
     def _fresh(self, slot: _Slot, job: str, head: Item | None) -> DynamoJob | None:
@@ -851,8 +899,16 @@ class DynamoStateStore:
             if isinstance(error, StoreError) and not read and not isinstance(error, StoreUnavailableError):
                 raise ConditionFailedError from error
             raise
-        if not dirty and not read:
+        now = self._this_round()
+        if (
+            not dirty
+            and not read
+            and not all(now is not None and slot.since is now for slot in slots.values())
+        ):
             raise ConditionFailedError
+        if dirty or read:
+            for slot in slots.values():
+                slot.since = now
         return result
 
     def _run_all(self, jobs: Iterable[str], act: Callable[[_Work], None], worker: str | None = None) -> None:
