@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -71,9 +71,15 @@ def hooked(client: Any, event: str, hook: Callable[..., Any]) -> Generator[None]
 
 def answer(request: Any, status: int, body: bytes) -> Any:
     """Return what `before-send` returns so that nothing is sent, and this is the answer."""
-    raw = type("Raw", (io.BytesIO,), {"stream": lambda self, **_: iter([self.read()])})(body)
     awsrequest: Any = import_module("botocore.awsrequest")
-    return awsrequest.AWSResponse(request.url, status, {}, raw)
+    return awsrequest.AWSResponse(request.url, status, {}, _Raw(body))
+
+
+class _Raw(io.BytesIO):
+    """A body as botocore reads it."""
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self.read()
 
 
 def _end_with_input() -> None:
@@ -112,16 +118,12 @@ def _keep_only_what_changes() -> None:
 
 def main() -> None:
     """Serve one request after the other: moto's transactions know no threads."""
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    moto: Any = import_module("moto.moto_server.werkzeug_app")
     from werkzeug.serving import make_server
 
     _keep_only_what_changes()
-    app: Any = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, app, threaded=False, request_handler=MotoRequestHandler)
+    app: Any = moto.DomainDispatcherApplication(moto.create_backend_app)
+    server = make_server("127.0.0.1", 0, app, threaded=False, request_handler=moto.MotoRequestHandler)
     print(server.server_port, flush=True)
     threading.Thread(target=_end_with_input, daemon=True).start()
     server.serve_forever()

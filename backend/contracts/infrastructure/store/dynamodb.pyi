@@ -31,6 +31,8 @@ from holdfast.infrastructure.store.state import (
     WorkerRecord,
 )
 
+__all__ = ["DynamoStateStore", "TooLargeError", "create_table", "open_dynamodb"]
+
 def create_table(name: str, *, client: Any = None) -> None:
     """Create a table for stores, unless there is one of this name, and wait until it can be used."""
 

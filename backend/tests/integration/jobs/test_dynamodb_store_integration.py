@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -76,7 +77,7 @@ def store(aws_address: str, table: str, virtual_clock: VirtualClock) -> DynamoSt
 @pytest.fixture
 def hear(aws_address: str) -> Callable[..., Any]:
     """Give a function that lets another hear an event of the client."""
-    return lambda event, hook: hooked(client("dynamodb", aws_address), event, hook)
+    return partial(hooked, client("dynamodb", aws_address))
 
 
 def live(store: StateStore) -> None:
@@ -131,7 +132,7 @@ def test_every_read_is_consistent(store: DynamoStateStore, hear: Callable[..., A
         if model.name == "BatchGetItem":
             asked.extend(one["ConsistentRead"] for one in params["RequestItems"].values())
 
-    with hear("provide-client-params.dynamodb", lambda params, model, **_: tell(params, model)):
+    with hear("provide-client-params.dynamodb", tell):
         live(store)
     assert len(asked) > 20
     assert all(asked)

@@ -42,8 +42,12 @@ def on(aws_address: str) -> Callable[[str, Hook], AbstractContextManager[None]]:
 
 def test_of_many_writers_one_wins(bucket: S3BlobStore) -> None:
     """Eight threads put eight things under one key: one hears that it was stored, and that is what lies there."""
+
+    def put(mine: int) -> bool:
+        return bucket.put("raced", str(mine).encode())
+
     with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda n: bucket.put("raced", str(n).encode()), range(8)))
+        said = list(pool.map(put, range(8)))
     assert said.count(True) == 1
     assert bucket.get("raced") == str(said.index(True)).encode()
 

@@ -39,7 +39,7 @@ class Queue:
                 self.send_header("x-amzn-ErrorType", "TooManyRequestsException")
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its name there
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -116,7 +116,7 @@ def test_the_orchestrator_takes_what_is_its_own(cloud: Cloud, shape: str) -> Non
     cloud.store_code("code", {"x": ""})
     cloud.post(request(on_lambda("a"), run_id="run-1"))
     key = "default/tmp/callbacks/runs/run-1/0000/result.json"
-    keys = {
+    keys: dict[str, tuple[str, list[str]]] = {
         "eventbridge": (key, ["run-1"]),
         "unknown run": (key.replace("run-1", "run-2"), []),
         "another tenant": (key.replace("default", "other"), []),
@@ -200,19 +200,22 @@ def test_a_build_is_started_told_and_stopped(aws_address: str) -> None:
     blobs = MemoryBlobStore()
     target = CodeBuildTarget("orders", blobs, client=builds)
     asked: list[dict[str, Any]] = []
-    with hooked(
-        builds, "provide-client-params.codebuild.StartBuild", lambda params, **_: asked.append(dict(params))
-    ):
+    stopped: list[dict[str, Any]] = []
+
+    def ask(params: dict[str, Any], **_: Any) -> None:
+        asked.append(dict(params))
+
+    def stop(params: dict[str, Any], **_: Any) -> None:
+        stopped.append(dict(params))
+
+    with hooked(builds, "provide-client-params.codebuild.StartBuild", ask):
         assert target.dispatch(work())
     assert [(one["name"], unpack_work(one["value"])) for one in asked[0]["environmentVariablesOverride"]] == [
         (WORK, work())
     ]
     assert asked[0]["timeoutInMinutesOverride"] == 5
     [build] = builds.list_builds_for_project(projectName="orders")["ids"]
-    stopped: list[dict[str, Any]] = []
-    with hooked(
-        builds, "provide-client-params.codebuild.StopBuild", lambda params, **_: stopped.append(dict(params))
-    ):
+    with hooked(builds, "provide-client-params.codebuild.StopBuild", stop):
         target.cancel(work())
         target.cancel(work(started="runs/run-1/0002/started"))
     assert stopped == [{"id": build}]

@@ -60,8 +60,8 @@ def client(service: str, region: str | None = None, endpoint: str | None = None)
 
 def error_code(error: BaseException) -> str:
     """Return what AWS calls an error; "" for one that is not from AWS."""
-    response: Any = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    response: Any = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", "")) if hasattr(response, "get") else ""
 
 
 def reasons(error: BaseException) -> list[Any]:

@@ -175,7 +175,7 @@ def changed(said: Sequence[Any]) -> tuple[dict[str, Any], int, Sequence[Any] | N
         "finished_at": finished_at,
         "result": _unbytes(result),
         "error": _untext(error),
-        "history": tuple(Attempt(**{**one, "error": _untext(one["error"])}) for one in history),
+        "history": tuple(map(_attempt_of, history)),
     }
     return changes, waits, out
 
@@ -213,6 +213,11 @@ def _attempt(one: Attempt) -> dict[str, Any]:
     }
 
 
+def _attempt_of(said: dict[str, Any]) -> Attempt:
+    facts: dict[str, Any] = {**said, "error": _untext(said["error"])}
+    return Attempt(**facts)
+
+
 def _moved(text: str, apart: Callable[[bytes], str]) -> str:
     if len(text) <= INLINE or isinstance(text, ApartText):
         return text
@@ -226,9 +231,9 @@ def _bytes(data: bytes | None) -> Any:
 
 
 def _unbytes(said: Any) -> bytes | None:
-    if isinstance(said, dict):
-        return Apart(said["v"].encode())
-    return None if said is None else said.encode("latin-1")
+    if said is None:
+        return None
+    return said.encode("latin-1") if isinstance(said, str) else Apart(said["v"].encode())
 
 
 def _text(text: str) -> Any:
@@ -236,4 +241,4 @@ def _text(text: str) -> Any:
 
 
 def _untext(said: Any) -> str:
-    return ApartText(said["v"]) if isinstance(said, dict) else said
+    return said if isinstance(said, str) else ApartText(said["v"])

@@ -273,7 +273,7 @@ def _written(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _value(value) for name, value in item.items()}
 
 
-def _value(value: Any) -> dict[str, Any]:
+def _value(value: str | bytes | float | Decimal | frozenset[str]) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"BOOL": value}
     if isinstance(value, int | Decimal):

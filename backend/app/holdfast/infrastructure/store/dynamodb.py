@@ -826,7 +826,7 @@ class DynamoStateStore:
             if any(part not in items for part in parts):
                 return
             new = rows.new_job(said["new"])
-            told = rows.unpack(b"".join(items[part]["b"] for part in parts)) if parts else []
+            told: list[Any] = rows.unpack(b"".join(items[part]["b"] for part in parts)) if parts else []
             slot.fixed = fixed(num, [rows.defined(new, position, one) for position, one in enumerate(told)])
         for index, key in zip(wanted, keys, strict=True):
             if key not in items or int(items[key]["rev"]) != wanted[index]:
