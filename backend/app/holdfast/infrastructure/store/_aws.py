@@ -52,6 +52,7 @@ def client(service: str, region: str | None = None, endpoint: str | None = None)
         connect_timeout=5,
         read_timeout=30,
         max_pool_connections=32,
+        parameter_validation=service != "dynamodb",
         signature_version="s3v4" if service == "s3" else None,
     )
     boto3 = import_module("boto3")

@@ -1156,7 +1156,16 @@ class DynamoStateStore:
                     left.add(worker)
         for worker in set(known) - left:
             self._forget(worker)
-        return replace(taken, workers=tuple(sorted(set(known) - left)))
+        places = {entry["job"]: entry["num"] for entry in entries}
+
+        def in_order(refs: Iterable[StepRef]) -> tuple[StepRef, ...]:
+            return tuple(sorted(refs, key=lambda ref: (places[ref.job], ref.position)))
+
+        return Recovered(
+            workers=tuple(sorted(set(known) - left)),
+            returned=in_order(taken.returned),
+            ambiguous=in_order(taken.ambiguous),
+        )
 
     def _take_from(self, worker: str, job: str, limit: int | None) -> Recovered:
         record = WorkerRecord(id=worker, host="", pid=0, born="", expires_at=0.0)
