@@ -31,7 +31,7 @@ from holdfast.infrastructure.store.state import (
     WorkerRecord,
 )
 
-__all__ = ["DynamoStateStore", "TooLargeError", "create_table", "open_dynamodb"]
+__all__ = ["DynamoStateStore", "TooLargeError", "UnsupportedError", "create_table", "open_dynamodb"]
 
 def create_table(name: str, *, client: Any = None) -> None:
     """Create a table for stores, unless there is one of this name, and wait until it can be used."""
@@ -44,6 +44,15 @@ def open_dynamodb(
     Without `region` the environment's is taken; with `bucket`, what is large lies there below `prefix`. The tenant
     "default" is created when it is missing, others with `create`: TenantNotFoundError. The table must be there.
     """
+
+class UnsupportedError(StoreError):
+    """This store cannot do that: `what`, and the `remedy`; nothing has changed."""
+
+    what: str
+    remedy: str
+    def __init__(self, what: str, remedy: str) -> None: ...
+    def __str__(self) -> str:
+        """Say what, and what to do."""
 
 class DynamoStateStore:
     """One tenant's jobs in a table of DynamoDB. Threads may share it, processes the table.
@@ -133,6 +142,12 @@ class DynamoStateStore:
 
     def delete_job(self, job: str) -> None:
         """Remove a job that has ended, with steps, events and outbox. IllegalTransition while it is active."""
+
+    def set_concurrency(self, most: int | None) -> None:
+        """Accept None, no limit; UnsupportedError for a number: what all jobs do at once is counted nowhere here."""
+
+    def concurrency(self) -> int | None:
+        """Return None: any number of calls of this tenant may be under way at once."""
 
     def create_batch(self, batch: str, name: str = "") -> BatchRecord:
         """Store a batch, or return the one of this id. SubmissionError for an id that no database can store."""

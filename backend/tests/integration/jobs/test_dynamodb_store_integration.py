@@ -15,6 +15,7 @@ from backend.tests.integration.jobs._ledger import made, outcome, ref, step, wor
 from holdfast.infrastructure.store.dynamodb import (
     DynamoStateStore,
     TooLargeError,
+    UnsupportedError,
     create_table,
     open_dynamodb,
 )
@@ -252,6 +253,16 @@ def test_who_knows_less_reads_anew(aws_address: str, table: str) -> None:
         store.register(worker(f"w{id(store)}"), 60.0)
     claimed = [store.claim(f"w{id(store)}", 1)[0].position for store in (one, two, two, one, one, two)]
     assert claimed == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_bound_on_all_jobs_is_refused(store: DynamoStateStore) -> None:
+    """As an error that says what to do: it would not be kept. No bound is none."""
+    with pytest.raises(UnsupportedError, match="bound each job, or take PostgreSQL"):
+        store.set_concurrency(2)
+    with pytest.raises(ValueError, match="0"):
+        store.set_concurrency(0)
+    store.set_concurrency(None)
+    assert store.concurrency() is None
 
 
 def test_throttling_is_waited_out(

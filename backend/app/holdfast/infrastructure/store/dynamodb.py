@@ -79,7 +79,7 @@ if TYPE_CHECKING:
         StepState,
     )
 
-__all__ = ["DynamoStateStore", "TooLargeError", "create_table", "open_dynamodb"]
+__all__ = ["DynamoStateStore", "TooLargeError", "UnsupportedError", "create_table", "open_dynamodb"]
 
 _T = TypeVar("_T")
 _TRIES = 100
@@ -149,6 +149,21 @@ def open_dynamodb(
     if tenant == "default" or create:
         store.create()
     return store
+
+
+class UnsupportedError(StoreError):
+    """This store cannot do that: `what`, and the `remedy`; nothing has changed."""
+
+    what: str
+    remedy: str
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy = what, remedy
+
+    def __str__(self) -> str:
+        """Say what, and what to do."""
+        return f"DynamoDB has no {self.what.removeprefix('a ')}; {self.remedy}"
 
 
 class _TooManyError(Exception):
@@ -395,6 +410,18 @@ class DynamoStateStore:
             self._clear(job, place)
             return
         raise self._table.busy()
+
+    def set_concurrency(self, most: int | None) -> None:
+        """Accept None, no limit; UnsupportedError for a number: what all jobs do at once is counted nowhere here."""
+        decide.check_concurrency(most)
+        if most is not None:
+            raise UnsupportedError(
+                "a bound on the calls of all jobs together", "bound each job, or take PostgreSQL"
+            )
+
+    def concurrency(self) -> int | None:
+        """Return None: any number of calls of this tenant may be under way at once."""
+        return None
 
     # Batches.
 
@@ -1127,12 +1154,7 @@ class DynamoStateStore:
 
     def _take(self, workers: Collection[str], limit: int | None) -> Recovered:
         """End leases, take what they hold, `limit` steps at most, and forget workers of whom nothing is left."""
-        at = self.now()
-        known = {one: item for one in workers if (item := self._table.get(self._desk(one))) is not None}
-        for worker, item in known.items():
-            self._leases.pop(worker, None)
-            if "gone" not in item:
-                self._end_lease(worker, min(at, float(item["ends"])))
+        known = self._end_leases(workers)
         if not known:
             return Recovered()
         entries = sorted(self._open(), key=lambda entry: entry["num"])
@@ -1154,17 +1176,13 @@ class DynamoStateStore:
                 )
                 if worker not in some.workers:
                     left.add(worker)
-        for worker in set(known) - left:
+        for worker in known - left:
             self._forget(worker)
         places = {entry["job"]: entry["num"] for entry in entries}
-
-        def in_order(refs: Iterable[StepRef]) -> tuple[StepRef, ...]:
-            return tuple(sorted(refs, key=lambda ref: (places[ref.job], ref.position)))
-
         return Recovered(
-            workers=tuple(sorted(set(known) - left)),
-            returned=in_order(taken.returned),
-            ambiguous=in_order(taken.ambiguous),
+            workers=tuple(sorted(known - left)),
+            returned=_in_order(taken.returned, places),
+            ambiguous=_in_order(taken.ambiguous, places),
         )
 
     def _take_from(self, worker: str, job: str, limit: int | None) -> Recovered:
@@ -1172,6 +1190,16 @@ class DynamoStateStore:
         return self._run(
             [job], lambda work: work._take([worker], work.now(), limit), records={worker: record}
         )
+
+    def _end_leases(self, workers: Collection[str]) -> set[str]:
+        """End leases, and return whose there were."""
+        at = self.now()
+        known = {one: item for one in workers if (item := self._table.get(self._desk(one))) is not None}
+        for worker, item in known.items():
+            self._leases.pop(worker, None)
+            if "gone" not in item:
+                self._end_lease(worker, min(at, float(item["ends"])))
+        return set(known)
 
     def _end_lease(self, worker: str, at: float) -> None:
         """Let no change of a worker come through any more, whatever its clock says."""
@@ -1349,6 +1377,10 @@ def _lock(name: str, item: Item) -> Lock:
 
 def _apart(text: object) -> bool:
     return isinstance(text, rows.Apart | rows.ApartText)
+
+
+def _in_order(refs: Iterable[StepRef], places: Mapping[str, int]) -> tuple[StepRef, ...]:
+    return tuple(sorted(refs, key=lambda ref: (places[ref.job], ref.position)))
 
 
 def _joined(parts: Iterable[Advanced]) -> Advanced:
