@@ -11,6 +11,7 @@ import pytest
 from backend.tests._run import database_name, postgres_address
 from backend.tests.integration._asgi import Application, AsgiServer
 from backend.tests.integration._client import Caller, Mode, SkippingClock, caller
+from backend.tests.integration._moto import ACCOUNT, Moto
 from backend.tests.integration._server import FaultyServer
 from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.policy import Policy
@@ -60,6 +61,19 @@ def connect(request: pytest.FixtureRequest, skipping_clock: SkippingClock) -> It
     for one in made:
         one.close()
     assert left_open == [0] * len(made)
+
+
+@pytest.fixture(scope="session")
+def aws_address() -> Iterator[str]:
+    """Give the URL of a moto of this run, with an account in the environment; skip where moto or boto3 is missing."""
+    for module in ("boto3", "moto.server"):
+        pytest.importorskip(module, reason=f"{module} is not installed; install holdfast[test]")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ACCOUNT.items():
+            patch.setenv(name, value)
+        made = Moto()
+        yield made.address
+        made.close()
 
 
 @pytest.fixture(scope="session")

@@ -243,4 +243,4 @@ def open_jobs(
     notifier: Notifier | None = None,
     executor: Executor | None = None,
 ) -> Jobs:
-    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…` or `memory:`, for one tenant."""
+    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…`, `dynamodb://…` or `memory:`."""

@@ -1,18 +1,23 @@
 """Where the stores of a test live, and how one is opened there, again if need be."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
 
 import psycopg
 
 from backend.tests._run import database_name
+from backend.tests.integration._moto import ACCOUNT, client
 from holdfast.infrastructure.resilience.clock import Clock
+from holdfast.infrastructure.store.dynamodb import create_table, open_dynamodb
 from holdfast.infrastructure.store.memory import MemoryStateStore
+from holdfast.infrastructure.store.s3 import S3BlobStore
 from holdfast.infrastructure.store.sql import open_store
 from holdfast.infrastructure.store.state import StateStore
 
@@ -97,6 +102,38 @@ class PostgresHome(SqlHome):
             )
 
 
+class DynamoHome:
+    """Stores in a table of their own, at an AWS of this run; what is large lies in a bucket."""
+
+    slow = os.environ.get("HOLDFAST_DYNAMODB_AUDIT") != "1"
+
+    def __init__(self, address: str, settings: str = "") -> None:
+        table, bucket = f"table-{uuid4().hex}", f"bucket-{uuid4().hex}"
+        create_table(table, client=client("dynamodb", address))
+        new_bucket(address, bucket)
+        region = ACCOUNT["AWS_DEFAULT_REGION"]
+        self.url = f"dynamodb://{table}?region={region}&endpoint={address}&bucket={bucket}{settings}"
+        self._opened: list[StateStore] = []
+
+    def open(self, tenant: str = "default", *, clock: Clock | None = None) -> StateStore:
+        """Open the store of a tenant, which is created if it is missing."""
+        self._opened.append(open_dynamodb(self.url, tenant=tenant, create=True, clock=clock))
+        return self._opened[-1]
+
+    def close(self) -> None:
+        """Close every store that was opened here."""
+        for store in self._opened:
+            store.close()
+
+
+def blobs_beside(url: str) -> S3BlobStore | None:
+    """Open the blobs that lie beside a table; None for another store."""
+    said = dict(parse_qsl(urlsplit(url).query))
+    if not url.startswith("dynamodb:"):
+        return None
+    return S3BlobStore(said["bucket"], prefix="blobs/", client=client("s3", said["endpoint"]))
+
+
 OWN = os.environ.get("HOLDFAST_TEST_STORE", "")
 """`module:Home`, whose stores the suites run on too, as the kind "yours"; docs/guides/stores.md says what it has."""
 
@@ -109,9 +146,23 @@ def own_homes() -> Any:
 
 def opened(url: str) -> StateStore:
     """Open the store that others have opened, too."""
+    if urlsplit(url).scheme == "dynamodb":
+        return open_dynamodb(url)
     known = urlsplit(url).scheme in {"sqlite", "postgresql"}
     store: StateStore = open_store(url) if known else own_homes().at(url).open()
     return store
+
+
+def own_bucket(address: str) -> Callable[[str], S3BlobStore]:
+    """Return a function that opens the blobs of a tenant in a new bucket."""
+    name = f"bucket-{uuid4().hex}"
+    new_bucket(address, name)
+    return partial(S3BlobStore, name, client=client("s3", address))
+
+
+def new_bucket(address: str, name: str) -> None:
+    where = {"LocationConstraint": ACCOUNT["AWS_DEFAULT_REGION"]}
+    client("s3", address).create_bucket(Bucket=name, CreateBucketConfiguration=where)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from backend.tests.integration.jobs._audit import ALL, audited
+from backend.tests.integration.jobs._audit import ALL, audited, check, dump
 from backend.tests.integration.jobs._homes import Home
 from holdfast.infrastructure.store.state import (
     Advanced,
@@ -50,15 +50,25 @@ def outcome(which: StepRef, state: StepState = StepState.SUCCEEDED, **settings: 
 
 
 class Ledger:
-    """A tenant's store on the virtual clock; after each change all that must always hold is checked."""
+    """A tenant's store on the virtual clock; after each change, or at the end, what must always hold is checked."""
 
     def __init__(self, home: Home, clock: VirtualClock, tenant: str = "default") -> None:
         self.home, self.clock, self.tenant = home, clock, tenant
-        self.store: StateStore = audited(home.open(tenant, clock=clock))
+        self._slow = getattr(home, "slow", False)
+        self.store = self._opened()
 
     def reopen(self) -> None:
         """Open the store anew, as after a crash: nobody closed it."""
-        self.store = audited(self.home.open(self.tenant, clock=self.clock))
+        self.store = self._opened()
+
+    def look(self) -> None:
+        """Look at a store once that is too slow to be looked at after each change."""
+        if self._slow:
+            check(dump(self.store))
+
+    def _opened(self) -> StateStore:
+        store = self.home.open(self.tenant, clock=self.clock)
+        return store if self._slow else audited(store)
 
     def hire(self, *names: str, lease: float = 60.0) -> None:
         """Register workers."""

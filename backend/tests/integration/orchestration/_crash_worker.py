@@ -3,11 +3,12 @@
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
+from backend.tests.integration.jobs._homes import blobs_beside, opened
 from backend.tests.integration.orchestration._yard import Puppets, Yard, order, request
 from holdfast.infrastructure.store.blob import FolderBlobStore
-from holdfast.infrastructure.store.sql import open_store
 from holdfast.services.jobs.graphs import Work
 
 ORDERS = (order("a"), order("b", "a"))
@@ -34,8 +35,9 @@ class Deadly(Puppets):
 def main() -> None:
     """Submit and evaluate until the point is reached."""
     url, folder, point = sys.argv[1:]
-    with open_store(url) as store:
-        yard = Yard(store, FolderBlobStore(Path(folder) / "blobs"), Path(folder), lease=1.0)
+    with closing(opened(url)) as store:
+        blobs = blobs_beside(url) or FolderBlobStore(Path(folder) / "blobs")
+        yard = Yard(store, blobs, Path(folder), lease=1.0)
         if point == "submitted":
             yard.ears.stored = lambda key: die()  # type: ignore[method-assign]
         deadly = Deadly(yard.blobs)

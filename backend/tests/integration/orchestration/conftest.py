@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from backend.tests.integration.jobs._homes import Home, MemoryHome, PostgresHome, SqliteHome, own_database
+from backend.tests.integration.jobs._homes import (
+    DynamoHome,
+    Home,
+    MemoryHome,
+    PostgresHome,
+    SqliteHome,
+    blobs_beside,
+    own_database,
+)
 from backend.tests.integration.orchestration._local import Machine
 from backend.tests.integration.orchestration._yard import Yard
 from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, MemoryBlobStore
@@ -19,12 +27,14 @@ def runs_database(postgres_server: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "dynamodb"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
     """Run the test on each kind of store that processes share; give a place where nothing is stored yet."""
     if request.param == "sqlite":
         (tmp_path / "stores").mkdir()
         made: Home = SqliteHome(tmp_path / "stores")
+    elif request.param == "dynamodb":
+        made = DynamoHome(request.getfixturevalue("aws_address"), "&frugal=true")
     else:
         made = PostgresHome(request.getfixturevalue("runs_database"))
     yield made
@@ -32,9 +42,9 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    """Give an empty folder of blobs."""
-    return FolderBlobStore(tmp_path / "blobs")
+def blobs(home: Home, tmp_path: Path) -> BlobStore:
+    """Give an empty store of blobs: a folder, or the bucket beside the table."""
+    return blobs_beside(home.url or "") or FolderBlobStore(tmp_path / "blobs")
 
 
 @pytest.fixture

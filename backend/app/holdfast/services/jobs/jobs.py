@@ -715,7 +715,7 @@ def open_jobs(
     notifier: Notifier | None = None,
     executor: Executor | None = None,
 ) -> Jobs:
-    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…` or `memory:`, for one tenant."""
+    """Open a store, `sqlite:///orders.db`, a path of one, `postgresql://…`, `dynamodb://…` or `memory:`."""
     return Jobs(_open(url, tenant), handlers, session=session, notifier=notifier, executor=executor)
 
 
@@ -724,6 +724,10 @@ def _open(url: str, tenant: str) -> StateStore:
         from holdfast.infrastructure.store.memory import MemoryStateStore
 
         return MemoryStateStore(tenant)
+    if url.startswith("dynamodb://"):
+        from holdfast.infrastructure.store.dynamodb import open_dynamodb
+
+        return open_dynamodb(url, tenant=tenant)
     from holdfast.infrastructure.store.sql import open_store
 
     return open_store(url if "://" in url else f"sqlite:///{url}", tenant=tenant)

@@ -1,0 +1,245 @@
+"""Jobs in Amazon DynamoDB (extra `aws`): one table for all tenants, with what is large in a blob store.
+
+How they lie there, `_dynamo_table` says.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from holdfast.infrastructure.resilience.clock import Clock
+from holdfast.infrastructure.resilience.retry import Retry
+from holdfast.infrastructure.store.blob import BlobStore
+from holdfast.infrastructure.store.state import (
+    Advanced,
+    BatchRecord,
+    JobEvent,
+    JobRecord,
+    JobState,
+    Lock,
+    NewJob,
+    NewStep,
+    OutboxEntry,
+    OutboxState,
+    Outcome,
+    Recovered,
+    StepRecord,
+    StepRef,
+    StepState,
+    StoreError,
+    Swept,
+    WorkerRecord,
+)
+
+__all__ = ["DynamoStateStore", "TooLargeError", "UnsupportedError", "create_table", "open_dynamodb"]
+
+def create_table(name: str, *, client: Any = None) -> None:
+    """Create a table for stores, unless there is one of this name, and wait until it can be used."""
+
+def open_dynamodb(
+    url: str, *, tenant: str = "default", create: bool = False, clock: Clock | None = None
+) -> DynamoStateStore:
+    """Open a tenant's jobs: `dynamodb://TABLE?region=R&endpoint=URL&bucket=B&prefix=P&frugal=true`, or less than that.
+
+    Without `region` the environment's is taken; with `bucket`, what is large lies there below `prefix`. The tenant
+    "default" is created when it is missing, others with `create`: TenantNotFoundError. The table must be there.
+    """
+
+class UnsupportedError(StoreError):
+    """This store cannot do that: `what`, and the `remedy`; nothing has changed."""
+
+    what: str
+    remedy: str
+    def __init__(self, what: str, remedy: str) -> None: ...
+    def __str__(self) -> str:
+        """Say what, and what to do."""
+
+class DynamoStateStore:
+    """One tenant's jobs in a table of DynamoDB. Threads may share it, processes the table.
+
+    `blobs` takes what is larger than 350 KB, without it that is refused (TooLargeError). `client` is boto3's, by
+    default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
+    steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
+    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
+    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
+    """
+
+    tenant: str
+    def __init__(
+        self,
+        table: str,
+        tenant: str = "default",
+        *,
+        blobs: BlobStore | None = None,
+        client: Any = None,
+        clock: Clock | None = None,
+        retry: Retry | None = None,
+        poll: float = 0.5,
+        frugal: bool = False,
+    ) -> None: ...
+    def __enter__(self) -> DynamoStateStore:
+        """Close it at the end of a `with` block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it."""
+
+    def exists(self) -> bool:
+        """Return whether the tenant was created."""
+
+    def create(self) -> None:
+        """Create the tenant; creating it again does nothing."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch on this machine's clock; it never goes back."""
+
+    def close(self) -> None:
+        """Forget what is known of jobs; calling it again does nothing."""
+
+    def create_job(self, job: NewJob, steps: Iterable[NewStep]) -> tuple[JobRecord, bool]:
+        """Store a job and all its steps, or nothing; whether it is new: a known `dedup_key` returns the first job."""
+
+    def job(self, job: str) -> JobRecord:
+        """Return a job. NotFoundError."""
+
+    def jobs(
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        batch: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[JobRecord]:
+        """Return jobs, newest first, from the one after the job `after` on; all states when none is named."""
+
+    def step(self, job: str, key: str) -> StepRecord:
+        """Return a step by its key. NotFoundError."""
+
+    def steps(
+        self, job: str, *, states: Iterable[StepState] = (), after: int = -1, limit: int = 1000
+    ) -> list[StepRecord]:
+        """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError."""
+
+    def events(
+        self, job: str, *, after: int = 0, limit: int = 1000, kinds: Collection[str] = ()
+    ) -> list[JobEvent]:
+        """Return a job's history after event number `after`, of all kinds when none is named. NotFoundError."""
+
+    def note(self, job: str, state: str, data: Mapping[str, Any]) -> JobEvent:
+        """Append an event of kind "note" to a job's history."""
+
+    def change_job(
+        self, job: str, to: JobState, *, reason: str = "", version: int | None = None
+    ) -> JobRecord:
+        """Move a job: to paused, back to pending, cancelled, or to an end that a program decides."""
+
+    def preview_job(self, job: str, digest: str, preview: Mapping[str, Any]) -> JobRecord:
+        """Keep a preview and the digest of what was previewed; the job becomes previewed. IllegalTransition."""
+
+    def approve_job(self, job: str, digest: str) -> JobRecord:
+        """Let a previewed job run. ConflictError when `digest` is not the preview's, IllegalTransition."""
+
+    def delete_job(self, job: str) -> None:
+        """Remove a job that has ended, with steps, events and outbox. IllegalTransition while it is active."""
+
+    def set_concurrency(self, most: int | None) -> None:
+        """Accept None, no limit; UnsupportedError for a number: what all jobs do at once is counted nowhere here."""
+
+    def concurrency(self) -> int | None:
+        """Return None: any number of calls of this tenant may be under way at once."""
+
+    def create_batch(self, batch: str, name: str = "") -> BatchRecord:
+        """Store a batch, or return the one of this id. SubmissionError for an id that no database can store."""
+
+    def batch(self, batch: str) -> BatchRecord:
+        """Return a batch. NotFoundError."""
+
+    def cancel_batch(self, batch: str) -> BatchRecord:
+        """Cancel every job of a batch that has not ended; cancelled sticks. First it takes no more jobs."""
+
+    def register(self, worker: WorkerRecord, lease: float) -> WorkerRecord:
+        """Begin a worker's lease of `lease` seconds; claims need one."""
+
+    def renew(self, worker: str, lease: float) -> WorkerRecord:
+        """Prolong a lease from now on. LeaseLostError when it has ended."""
+
+    def retire(self, worker: str) -> Recovered:
+        """End a worker's lease and hand back what it holds: what has not begun consumes no attempt."""
+
+    def workers(self) -> list[WorkerRecord]:
+        """Return those with a lease, whether or not it has ended, until they are recovered."""
+
+    def recover(self, gone: Iterable[str] = (), limit: int = 1000) -> Recovered:
+        """Take steps from workers whose lease has ended, and from those `gone`, seen dead by the caller."""
+
+    def claim(
+        self,
+        worker: str,
+        limit: int,
+        *,
+        job: str | None = None,
+        handlers: Collection[str] = (),
+        skip: Collection[str] = (),
+    ) -> list[StepRecord]:
+        """Lease up to `limit` steps that may run: jobs by priority, then age; steps in order. LeaseLostError."""
+
+    def advance(
+        self, worker: str, outcomes: Sequence[Outcome] = (), begin: Sequence[StepRef] = ()
+    ) -> Advanced:
+        """Record how calls ended, and let others begin, in one commit: when it returns, their intent is durable."""
+
+    def release(self, worker: str, refs: Sequence[StepRef]) -> None:
+        """Hand back claimed steps that have not begun; no attempt is consumed."""
+
+    def resolve(
+        self, job: str, key: str, to: StepState, *, result: bytes | None = None, error: str = "", by: str = ""
+    ) -> StepRecord:
+        """Decide about a step that needs review: succeeded, failed, or pending to run it again. IllegalTransition."""
+
+    def sweep(self, limit: int = 1000, *, slack: float = 0.0) -> Swept:
+        """End what is past its limit, whoever holds it: expired jobs, timed-out jobs and steps. Fences rise."""
+
+    def next_due(self) -> float | None:
+        """Return when the next retry, expiry or timeout is due, on the store's clock; None: nothing waits."""
+
+    def wait(self, timeout: float) -> bool:
+        """Block until there may be new work or a change, `timeout` seconds at most; it looks every `poll` seconds."""
+
+    def outbox(self, job: str, *, states: Iterable[OutboxState] = (), limit: int = 1000) -> list[OutboxEntry]:
+        """Return results on their way back, in order; those that are due first."""
+
+    def owing(self) -> list[str]:
+        """Return the jobs, ended or not, that have results waiting to be written back."""
+
+    def settle_outbox(self, entries: Sequence[OutboxEntry]) -> None:
+        """Record what became of write-backs: state, attempts, due_at and error of each."""
+
+    def acquire(self, name: str, owner: str, lease: float) -> Lock | None:
+        """Take a lock for `lease` seconds, or prolong one's own; None while another holds it.
+
+        An owner that registered here as a worker has it as long as its own lease at most.
+        """
+
+    def lock(self, name: str) -> Lock | None:
+        """Return a lock as somebody holds it now, None if nobody does."""
+
+    def holds(self, lock: Lock) -> bool:
+        """Return whether this very lock is still held."""
+
+    def unlock(self, lock: Lock) -> bool:
+        """Give a lock back; False, and nothing, when it is no longer this one's or it was marked dirty meanwhile."""
+
+    def mark_dirty(self, name: str) -> None:
+        """Say that there is something new for the holder of a lock."""
+
+    def clear_dirty(self, lock: Lock) -> bool:
+        """Take the mark away; return whether there was one. LeaseLostError when the lock is lost."""
+
+class TooLargeError(StoreError):
+    """Something is larger than DynamoDB takes, and there is no blob store for it; nothing was stored."""
+
+    size: int
+    def __init__(self, size: int) -> None: ...
+    def __str__(self) -> str:
+        """Say how large, and the remedy."""
