@@ -10,7 +10,8 @@ class LocalTarget:
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
     `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed. Close it to wait for what runs.
+    timeout an order's process group is killed, and when this process dies, which fails an order that is dispatched
+    again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -23,6 +24,13 @@ class LocalTarget:
         memory: int = 4294967296,
         log_limit: int = 1048576,
     ) -> None: ...
+    @property
+    def running(self) -> int:
+        """How many orders run here."""
+
+    def drain(self) -> None:
+        """Start nothing more: there is no room from now on."""
+
     def dispatch(self, work: Work) -> bool:
         """Start an order in a thread; False if as many as may be run."""
 
@@ -31,6 +39,9 @@ class LocalTarget:
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for orders that run, or kill them with `cancel`."""
+
+    def kill(self) -> None:
+        """Kill all that runs here; it says so."""
 
 class FolderCode:
     """Code in a folder: locations are paths below `root`, of folders or files, links refused.

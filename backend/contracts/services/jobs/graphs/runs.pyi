@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from holdfast.infrastructure.store.blob import BlobStore
-from holdfast.infrastructure.store.state import (
-    JobState,
-    StateStore,
-    StepState,
-)
+from holdfast.infrastructure.store.state import JobState, StateStore, StepState
 from holdfast.services.jobs.graphs.ports import CodeSource, ResultListener, RunNotifier, RunTimer, Target
 
 HANDLER: str = "holdfast.graph"
@@ -37,6 +33,8 @@ class OrderView:
     number: int
     state: StepState
     reserved: bool
+    depends_on: tuple[str, ...]
+    must_succeed: bool
     target: str
     error: str
     started_at: float | None
@@ -52,6 +50,17 @@ class RunView:
     finished: bool
     retry_of: str | None
     orders: tuple[OrderView, ...]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run in a list: its state as the store has it, and how many of its orders are done."""
+
+    run_id: str
+    flow_id: str
+    state: JobState
+    done: int
+    total: int
+    created_at: float | None
 
 class Verdict(StrEnum):
     """What a watchdog found."""
@@ -93,8 +102,8 @@ class Runs:
         An exception leaves the run as it is: call again.
         """
 
-    def receive(self, key: str) -> bool:
-        """Hear that a result was stored under a key: evaluate its run; False if it is none of ours.
+    def receive(self, key: str, *more: str) -> bool:
+        """Hear that results were stored under keys: evaluate their runs, once each; False if none of them is ours.
 
         A result of an unknown order changes nothing but leaves a note.
         """
@@ -109,13 +118,16 @@ class Runs:
         """
 
     def tick(self) -> list[str]:
-        """Look after every run that goes on, as its watchdogs would; return which these are."""
+        """Look after every run that is not finished, as its watchdogs would; return which these were."""
 
     def resume(self) -> list[str]:
         """Dispatch again what a target may have forgotten with its process, and tick; return the runs that go on."""
 
     def cancel(self, run: str, reason: str = "") -> RunView:
         """Cancel what has not started and end what runs. IllegalTransition when the run has ended, NotFoundError."""
+
+    def find(self, *, limit: int = 50) -> list[RunSummary]:
+        """Return runs, newest first."""
 
     def retry(self, run: str, order: str, *, delivery_id: str | None = None) -> RunAnswer:
         """Run an order that has not succeeded again, with all that fell with it, as a new run. NotFoundError.

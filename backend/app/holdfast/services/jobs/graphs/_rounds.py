@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from holdfast.services.jobs.graphs.ports import RunNotifier, RunTimer, Target
 
 _log = logging.getLogger("holdfast.jobs")
-# Orders run without anybody who could renew a lease; the watchdog ends those that take too long.
-_LEASE = 10 * 365 * 86_400.0
+# Orders run without anybody who could renew a lease: it lasts longer than the watchdog lets a run go on. Should it end
+# all the same, orders are dispatched again, and start once.
+_LEASE = 3600.0
+_LONGEST = 10 * 365 * 86_400.0
+_WORKER = "run/"
 _TOLD = frozenset({JobState.CANCELLED, JobState.TIMED_OUT, JobState.EXPIRED})
 GROUP = 10
 """How many orders are reserved, dispatched and confirmed together."""
@@ -138,12 +141,13 @@ class Evaluator:
             self._end(worker, job)
 
     def _worker(self, job: JobRecord) -> str:
-        """Return the name under which a run's orders are held, which has a lease as long as the run goes on."""
-        worker = f"run/{job.id}"
+        """Return the name under which a run's orders are held, which has a lease as long as the run may go on."""
+        worker = worker_of(job.id)
+        lease = _LEASE + (_LONGEST if job.new.job_timeout is None else job.new.job_timeout)
         try:
-            self.store.renew(worker, _LEASE)
+            self.store.renew(worker, lease)
         except LeaseLostError:
-            self.store.register(WorkerRecord(id=worker, host="", pid=0, born="", expires_at=0.0), _LEASE)
+            self.store.register(WorkerRecord(id=worker, host="", pid=0, born="", expires_at=0.0), lease)
         return worker
 
     def _take_results(self, worker: str, job: JobRecord) -> list[StepRecord]:
@@ -218,13 +222,13 @@ class Evaluator:
             _log.warning("order %s of run %s was refused, and runs", work.order, work.run, exc_info=True)
             return True
 
-    def dispatch_again(self, work: Work) -> None:
-        """Hand over an order again that its target may have forgotten; it starts unless it has."""
-        if not self.blobs.exists(work.started):
-            try:
-                self.targets[work.target].dispatch(work)
-            except Exception:
-                _log.warning("order %s of run %s was not taken again", work.order, work.run, exc_info=True)
+    def dispatch_again(self, work: Work) -> bool:
+        """Hand over an order again that its target may have forgotten; it starts unless it has. False: no room."""
+        try:
+            return self.targets[work.target].dispatch(work)
+        except Exception:
+            _log.warning("order %s of run %s was not taken again", work.order, work.run, exc_info=True)
+            return True
 
     def cancel(self, work: Work) -> None:
         """Tell a target to end an order."""
@@ -240,7 +244,9 @@ class Evaluator:
         if reserved:
             self._take_back(worker, reserved)
             steps = list(self.steps(job.id))
-        if any(step.state is StepState.RUNNING for step in steps):
+        if running := [step for step in steps if step.state is StepState.RUNNING]:
+            for step in running:
+                self.cancel(work_of(job.id, step))
             return
         self.store.retire(worker)
         self.tell(job, steps)
@@ -283,6 +289,16 @@ class Evaluator:
             after = found[-1].position
             if len(found) < PAGE:
                 return
+
+
+def worker_of(run: str) -> str:
+    """Return the name under which the orders of a run are held until it is finished."""
+    return f"{_WORKER}{run}"
+
+
+def run_of(worker: str) -> str | None:
+    """Return the run of which a worker holds the orders; None if it is another's."""
+    return worker.removeprefix(_WORKER) if worker.startswith(_WORKER) else None
 
 
 def work_of(run: str, step: StepRecord) -> Work:

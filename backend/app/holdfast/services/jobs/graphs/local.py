@@ -19,19 +19,25 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from holdfast.infrastructure.resilience.clock import current_clock
-from holdfast.infrastructure.store.state import StepState
+from holdfast.infrastructure.store.state import NotFoundError, StepState
+from holdfast.services.jobs import _process
 from holdfast.services.jobs.graphs import _archive, _results
 from holdfast.services.jobs.graphs.ports import first_start
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
 
 _log = logging.getLogger("holdfast.jobs")
-# `ulimit` says no to what is above a hard limit: then nothing runs.
-_LIMITED = 'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
+# `ulimit` says no to what is above a hard limit: then nothing runs. The pipe ends with the process that holds its other
+# end, however that dies: then all that was started is killed.
+_LIMITED = (
+    "exec 3<&0 </dev/null; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; "
+    'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
+)
+_DIED = "the process that ran it died, perhaps in the middle of it"
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
 
@@ -40,7 +46,8 @@ class LocalTarget:
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
     `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed. Close it to wait for what runs.
+    timeout an order's process group is killed, and when this process dies, which fails an order that is dispatched
+    again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -60,14 +67,24 @@ class LocalTarget:
         self._pool = ThreadPoolExecutor(concurrency, "holdfast-order")
         self._lock = threading.Lock()
         self._running: dict[str, subprocess.Popen[bytes] | None] = {}
-        self._cancelled: set[str] = set()
+        self._cancelled: dict[str, str] = {}
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """How many orders run here."""
+        return len(self._running)
+
+    def drain(self) -> None:
+        """Start nothing more: there is no room from now on."""
+        self._draining = True
 
     def dispatch(self, work: Work) -> bool:
         """Start an order in a thread; False if as many as may be run."""
         with self._lock:
             if work.started in self._running:
                 return True
-            if len(self._running) >= self._concurrency:
+            if self._draining or len(self._running) >= self._concurrency:
                 return False
             self._running[work.started] = None
         self._pool.submit(self._run, work)
@@ -78,25 +95,32 @@ class LocalTarget:
         with self._lock:
             if work.started not in self._running:
                 return
-            self._cancelled.add(work.started)
+            self._cancelled.setdefault(work.started, "it was cancelled")
             process = self._running[work.started]
         if process is not None:
             _kill(process)
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for orders that run, or kill them with `cancel`."""
+        self.drain()
         if cancel:
-            with self._lock:
-                self._cancelled |= set(self._running)
-                running = list(self._running.values())
-            for process in running:
-                if process is not None:
-                    _kill(process)
+            self.kill()
         self._pool.shutdown(wait=True)
+
+    def kill(self) -> None:
+        """Kill all that runs here; it says so."""
+        with self._lock:
+            for started in self._running:
+                self._cancelled.setdefault(started, "it was killed, as what ran it had to stop")
+            running = list(self._running.values())
+        for process in running:
+            if process is not None:
+                _kill(process)
 
     def _run(self, work: Work) -> None:
         try:
-            if not first_start(self._blobs, work, f"local {os.getpid()}"):
+            if not first_start(self._blobs, work, _myself()):
+                self._mourn(work)
                 return
             result, output = self._execute(work)
             self._blobs.put(work.log, output)
@@ -106,8 +130,17 @@ class LocalTarget:
         finally:
             with self._lock:
                 del self._running[work.started]
-                self._cancelled.discard(work.started)
-        self._listener.stored(work.result)
+                self._cancelled.pop(work.started, None)
+            self._listener.stored(work.result)
+
+    def _mourn(self, work: Work) -> None:
+        """Fail an order that was started by a process of this host that is not there any more."""
+        try:
+            kind, pid, born, host = self._blobs.get(work.started).decode().split(" ", 3)
+        except (NotFoundError, ValueError):
+            return
+        if kind == "local" and host == _process.host() and born != _process.born(int(pid)):
+            self._blobs.put(work.result, _results.write(StepState.FAILED, error=_DIED))
 
     def _execute(self, work: Work) -> tuple[bytes, bytes]:
         """Return result and output of an order."""
@@ -124,7 +157,7 @@ class LocalTarget:
         for number, command in enumerate(order["commands"], 1):
             code = self._command(work, (command, order["environment"]), folder / "code", log, deadline)
             if work.started in self._cancelled:
-                return _results.write(StepState.FAILED, error="it was cancelled")
+                return _results.write(StepState.FAILED, error=self._cancelled[work.started])
             if code is None:
                 error = f"command {number} was killed after {work.timeout:g} s"
                 return _results.write(StepState.TIMED_OUT, error=error)
@@ -147,15 +180,7 @@ class LocalTarget:
             return None
         command, environment = what
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        process = subprocess.Popen(  # noqa: S603  # commands are what an order is
-            ["/bin/sh", "-c", _LIMITED, "sh", *self._limits, command],
-            cwd=folder,
-            env={**passed, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start([*self._limits, command], folder, {**passed, **environment}, log)
         with self._lock:
             self._running[work.started] = process
             cancelled = work.started in self._cancelled
@@ -169,6 +194,8 @@ class LocalTarget:
             # What it left in the background too.
             _kill(process)
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
             with self._lock:
                 self._running[work.started] = None
 
@@ -271,6 +298,27 @@ def _unpack(data: bytes, folder: Path) -> dict[str, Any]:
             path.chmod(info.external_attr >> 16 & 0o777 or 0o644)
     order: dict[str, Any] = json.loads((folder / _archive.ORDER).read_bytes())
     return order
+
+
+def _start(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a command that dies with this process, in a group of its own."""
+    return subprocess.Popen(  # noqa: S603  # commands are what an order is
+        ["/bin/sh", "-c", _LIMITED, "sh", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _myself() -> str:
+    """Return what tells this process from all others of this host, later ones too."""
+    pid = os.getpid()
+    return f"local {pid} {_process.born(pid)} {_process.host()}"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
