@@ -28,6 +28,9 @@ class LocalTarget:
     def running(self) -> int:
         """How many orders run here."""
 
+    def has(self, work: Work) -> bool:
+        """Return whether an order runs here."""
+
     def drain(self) -> None:
         """Start nothing more: there is no room from now on."""
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from holdfast.infrastructure.resilience.clock import current_clock
+from holdfast.infrastructure.resilience.randomness import current_random
 from holdfast.infrastructure.store.state import NotFoundError, StepState
 from holdfast.services.jobs import _process
 from holdfast.services.jobs.graphs import _archive, _results
@@ -75,6 +76,10 @@ class LocalTarget:
         """How many orders run here."""
         return len(self._running)
 
+    def has(self, work: Work) -> bool:
+        """Return whether an order runs here."""
+        return _name(work) in self._running
+
     def drain(self) -> None:
         """Start nothing more: there is no room from now on."""
         self._draining = True
@@ -82,21 +87,21 @@ class LocalTarget:
     def dispatch(self, work: Work) -> bool:
         """Start an order in a thread; False if as many as may be run."""
         with self._lock:
-            if work.started in self._running:
+            if _name(work) in self._running:
                 return True
             if self._draining or len(self._running) >= self._concurrency:
                 return False
-            self._running[work.started] = None
+            self._running[_name(work)] = None
         self._pool.submit(self._run, work)
         return True
 
     def cancel(self, work: Work) -> None:
         """Kill an order that runs here."""
         with self._lock:
-            if work.started not in self._running:
+            if _name(work) not in self._running:
                 return
-            self._cancelled.setdefault(work.started, "it was cancelled")
-            process = self._running[work.started]
+            self._cancelled.setdefault(_name(work), "it was cancelled")
+            process = self._running[_name(work)]
         if process is not None:
             _kill(process)
 
@@ -110,8 +115,8 @@ class LocalTarget:
     def kill(self) -> None:
         """Kill all that runs here; it says so."""
         with self._lock:
-            for started in self._running:
-                self._cancelled.setdefault(started, "it was killed, as what ran it had to stop")
+            for name in self._running:
+                self._cancelled.setdefault(name, "it was killed, as what ran it had to stop")
             running = list(self._running.values())
         for process in running:
             if process is not None:
@@ -129,14 +134,14 @@ class LocalTarget:
             _log.exception("order %s of run %s could not say how it ended", work.order, work.run)
         finally:
             with self._lock:
-                del self._running[work.started]
-                self._cancelled.pop(work.started, None)
+                del self._running[_name(work)]
+                self._cancelled.pop(_name(work), None)
             self._listener.stored(work.result)
 
     def _mourn(self, work: Work) -> None:
         """Fail an order that was started by a process of this host that is not there any more."""
         try:
-            kind, pid, born, host = self._blobs.get(work.started).decode().split(" ", 3)
+            kind, pid, born, host, _ = self._blobs.get(work.started).decode().split(" ")
         except (NotFoundError, ValueError):
             return
         if kind == "local" and host == _process.host() and born != _process.born(int(pid)):
@@ -156,8 +161,8 @@ class LocalTarget:
         deadline = current_clock().monotonic() + work.timeout
         for number, command in enumerate(order["commands"], 1):
             code = self._command(work, (command, order["environment"]), folder / "code", log, deadline)
-            if work.started in self._cancelled:
-                return _results.write(StepState.FAILED, error=self._cancelled[work.started])
+            if _name(work) in self._cancelled:
+                return _results.write(StepState.FAILED, error=self._cancelled[_name(work)])
             if code is None:
                 error = f"command {number} was killed after {work.timeout:g} s"
                 return _results.write(StepState.TIMED_OUT, error=error)
@@ -182,8 +187,8 @@ class LocalTarget:
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         process = _start([*self._limits, command], folder, {**passed, **environment}, log)
         with self._lock:
-            self._running[work.started] = process
-            cancelled = work.started in self._cancelled
+            self._running[_name(work)] = process
+            cancelled = _name(work) in self._cancelled
         if cancelled:
             _kill(process)
         try:
@@ -197,7 +202,7 @@ class LocalTarget:
             if process.stdin is not None:
                 process.stdin.close()
             with self._lock:
-                self._running[work.started] = None
+                self._running[_name(work)] = None
 
 
 class FolderCode:
@@ -315,10 +320,14 @@ def _start(
     )
 
 
+def _name(work: Work) -> str:
+    return f"{work.run}/{work.number}"
+
+
 def _myself() -> str:
-    """Return what tells this process from all others of this host, later ones too."""
+    """Return what tells this process from all others of this host, later ones too, and this start from others of it."""
     pid = os.getpid()
-    return f"local {pid} {_process.born(pid)} {_process.host()}"
+    return f"local {pid} {_process.born(pid)} {_process.host()} {current_random().getrandbits(64):016x}"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
