@@ -14,10 +14,11 @@ from backend.tests.integration.orchestration._http import KEY, listening, servin
 from backend.tests.integration.orchestration._local import Machine
 from backend.tests.integration.orchestration._yard import Yard, order, wait_until
 from holdfast.api.internal.runs.app import create_blob_router
+from holdfast.infrastructure.resilience.errors import HttpFailed
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.store.blob import BlobStore, MemoryBlobStore
 from holdfast.infrastructure.store.state import StepState
-from holdfast.services.jobs.graphs.http import HttpStatusError, HttpTarget, SignedUrls, UrlBlobs
+from holdfast.services.jobs.graphs.http import HttpTarget, SignedUrls, UrlBlobs
 from holdfast.services.jobs.graphs.ports import Work
 
 S = StepState
@@ -119,7 +120,7 @@ def test_a_stranger_gives_a_worker_nothing(remote: Remote) -> None:
     """Without its key an order is not taken."""
     target = HttpTarget(remote.target.url, remote.urls, token="wrong")
     keys = {name: f"a/{name}" for name in ("archive", "started", "result", "log")}
-    with pytest.raises(HttpStatusError, match="it answered 401"):
+    with pytest.raises(HttpFailed, match="answered 401"):
         target.dispatch(Work(run="r", order="o", number=1, target="local", timeout=1.0, **keys))
     target.close()
 

@@ -46,24 +46,13 @@ class HttpTarget:
         """Where orders are posted to."""
 
     def dispatch(self, work: Work) -> bool:
-        """Post an order; False: no room. httpx's errors, HttpStatusError."""
+        """Post an order; False: no room. httpx's errors, HttpFailed."""
 
     def cancel(self, work: Work) -> None:
-        """Tell the worker to end an order. httpx's errors, HttpStatusError."""
+        """Tell the worker to end an order. httpx's errors, HttpFailed."""
 
     def close(self) -> None:
         """Close its connections."""
-
-class HttpStatusError(HoldfastError):
-    """A server answered with a status that is none of success: `status`, and what it said, shortened."""
-
-    def __init__(self, status: int, said: str) -> None: ...
-    @property
-    def status(self) -> int:
-        """The status."""
-
-    def __str__(self) -> str:
-        """Say what was answered."""
 
 class UrlBlobs:
     """Blobs whose keys are the addresses at which they are read or written, as a worker is given them.
@@ -77,7 +66,7 @@ class UrlBlobs:
         self, *, policy: Policy | None = None, transport: httpx.BaseTransport | None = None
     ) -> None: ...
     def put(self, key: str, data: bytes) -> bool:
-        """Write; False: other bytes are there already. httpx's errors, HttpStatusError."""
+        """Write; False: other bytes are there already. httpx's errors, HttpFailed."""
 
     def get(self, key: str) -> bytes:
         """Return what is there. NotFoundError, also where the address is not good for that; httpx's errors."""

@@ -103,9 +103,7 @@ class _Routes:
             tags=["runs"],
             generate_unique_id_function=lambda route: f"runs_{route.name}",
         )
-        known = {
-            200: {"model": _models.Submitted, "description": "The run that this delivery started before"}
-        }
+        known = {"model": _models.Submitted, "description": "The run that this delivery started before"}
         self._add(
             "POST",
             "/runs",
@@ -114,7 +112,7 @@ class _Routes:
             _models.Submitted,
             *(400, 405, 408, 409, 413),
             code=201,
-            also=known,
+            also={200: known},
             body={"requestBody": {"required": True, "content": _BODY}},
         )
         self._add("GET", "/runs", self.list_runs, guard.read, list[_models.RunListed], 422)

@@ -14,7 +14,7 @@ import httpx
 
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers
 from holdfast.infrastructure.resilience.clock import current_clock
-from holdfast.infrastructure.resilience.errors import CircuitOpenError, HoldfastError
+from holdfast.infrastructure.resilience.errors import CircuitOpenError, HoldfastError, HttpFailed
 from holdfast.infrastructure.resilience.pipeline import Pipeline
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.timeout import Timeout
@@ -102,7 +102,7 @@ class HttpTarget:
         return self._url
 
     def dispatch(self, work: Work) -> bool:
-        """Post an order; False: no room. httpx's errors, HttpStatusError."""
+        """Post an order; False: no room. httpx's errors, HttpFailed."""
         try:
             # Its name keeps what is repeated from being started twice; so does the first start.
             key = f"{work.run}/{work.number}"
@@ -115,7 +115,7 @@ class HttpTarget:
         return True
 
     def cancel(self, work: Work) -> None:
-        """Tell the worker to end an order. httpx's errors, HttpStatusError."""
+        """Tell the worker to end an order. httpx's errors, HttpFailed."""
         answer = self._client.delete(f"{self._url}/{work.run}/{work.number}")
         if answer.status_code != HTTPStatus.NOT_FOUND:
             _check(answer)
@@ -137,22 +137,6 @@ class HttpTarget:
         return asdict(addressed)
 
 
-class HttpStatusError(HoldfastError):
-    """A server answered with a status that is none of success: `status`, and what it said, shortened."""
-
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(status, said)
-
-    @property
-    def status(self) -> int:
-        """The status."""
-        return int(self.args[0])
-
-    def __str__(self) -> str:
-        """Say what was answered."""
-        return "it answered {}: {}".format(*self.args)
-
-
 class UrlBlobs:
     """Blobs whose keys are the addresses at which they are read or written, as a worker is given them.
 
@@ -166,7 +150,7 @@ class UrlBlobs:
         self._client = _client_of(policy or usual, transport)
 
     def put(self, key: str, data: bytes) -> bool:
-        """Write; False: other bytes are there already. httpx's errors, HttpStatusError."""
+        """Write; False: other bytes are there already. httpx's errors, HttpFailed."""
         answer = self._client.put(key, content=data, headers={"If-None-Match": "*"})
         if answer.status_code in _TAKEN:
             return False
@@ -214,9 +198,14 @@ def _client_of(
 
 
 def _check(answer: httpx.Response) -> None:
-    """Raise HttpStatusError unless a request has succeeded."""
-    if not answer.is_success:
-        raise HttpStatusError(answer.status_code, " ".join(answer.text.split())[:_SHOWN])
+    """Raise HttpFailed unless a request has succeeded."""
+    if answer.is_success:
+        return
+    request = answer.request
+    # What is in a signed address lets its bearer in.
+    shown = str(request.url.copy_with(userinfo=b"", path="/…", query=None, fragment=None))
+    said = " ".join(answer.text.split())[:_SHOWN]
+    raise HttpFailed(request.method, shown, answer.status_code, said)
 
 
 def _text(data: bytes) -> str:
