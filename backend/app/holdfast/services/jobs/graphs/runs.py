@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -21,7 +22,7 @@ from holdfast.infrastructure.store.state import (
 )
 from holdfast.services.jobs.errors import NotEndedError
 from holdfast.services.jobs.graphs import _archive, _keys, _results
-from holdfast.services.jobs.graphs._rounds import Evaluator, run_of, run_status, work_of, worker_of
+from holdfast.services.jobs.graphs._rounds import GROUP, Evaluator, run_of, run_status, work_of, worker_of
 from holdfast.services.jobs.graphs.delivery import read_delivery
 from holdfast.services.jobs.graphs.request import RequestRefusedError, parse_request
 
@@ -108,7 +109,8 @@ class Runs:
     """Graphs of orders over a store, a blob store and targets. It keeps nothing: any process may do the next step.
 
     `limits`: how many orders of one run a target executes at once; `lease`: seconds that one evaluation may take before
-    another takes over. Safe to share between threads.
+    another takes over; `at_once`: orders that are handed to a target in parallel when it is slow,
+    10 at most, in order with 1. Safe to share between threads.
     """
 
     def __init__(
@@ -123,7 +125,9 @@ class Runs:
         listener: ResultListener | None = None,
         limits: Mapping[str, int] | None = None,
         lease: float = 60.0,
+        at_once: int = 10,
     ) -> None:
+        self._at_once = min(max(at_once, 1), GROUP)
         self._store, self._blobs, self._targets, self._code = store, blobs, targets, code
         self._timer, self._listener = timer, listener
         self._evaluator = Evaluator(
@@ -134,6 +138,7 @@ class Runs:
             timer=timer,
             limits=dict(limits or {}),
             lease=lease,
+            at_once=self._at_once,
         )
 
     def submit(self, body: object, *, delivery_id: str | None = None) -> RunAnswer:
@@ -324,13 +329,23 @@ class Runs:
     def _pack(self, run: str, digest: str, request: RunRequest) -> list[NewStep]:
         """Store the archive of each order, or raise with all faults."""
         files = self._files(request)
-        steps: list[NewStep] = []
-        for number, order in enumerate(request.orders, 1):
-            key = _keys.archive(run, digest, number)
+        archives = [_keys.archive(run, digest, number) for number in range(1, len(request.orders) + 1)]
+
+        def store(one: tuple[Order, str]) -> None:
+            order, key = one
             if not self._blobs.exists(key):
                 self._blobs.put(key, _archive.pack(order, files[order.code or request.repository]))
-            steps.append(_new_step(order, number, key))
-        return steps
+
+        works = zip(request.orders, archives, strict=True)
+        if self._at_once == 1 or len(archives) == 1:
+            for one in works:
+                store(one)
+        else:
+            # What each waits for is a disk or a network.
+            with ThreadPoolExecutor(self._at_once, "holdfast-archive") as pool:
+                list(pool.map(store, works))
+        numbered = enumerate(zip(request.orders, archives, strict=True), 1)
+        return [_new_step(order, number, key) for number, (order, key) in numbered]
 
     def _files(self, request: RunRequest) -> dict[str, Mapping[str, tuple[bytes, int]]]:
         found: dict[str, Mapping[str, tuple[bytes, int]]] = {}
@@ -366,6 +381,7 @@ class Runs:
             dedup_key=dedup_key,
             # A second dispatch of an order starts nothing.
             idempotent=True,
+            whole=True,
             job_timeout=request.job_timeout,
             settings=settings,
         )
@@ -462,6 +478,7 @@ class Runs:
             name=old.new.name,
             dedup_key=dedup_key,
             idempotent=True,
+            whole=True,
             job_timeout=old.new.job_timeout,
             retry_of=run,
             settings=old.new.settings,
