@@ -187,7 +187,9 @@ def ends(
     state: JobState, counts: Counts, *, ready: bool, halted: bool, tolerated: int = 0, whole: bool = False
 ) -> tuple[JobState, ...]:
     """Return the states that a job passes to its end now, none while it goes on; a pending one runs first."""
-    end = end_of(counts, halted=halted, tolerated=tolerated, whole=whole) if ready and state in _LIVE else None
+    end = (
+        end_of(counts, halted=halted, tolerated=tolerated, whole=whole) if ready and state in _LIVE else None
+    )
     if end is None:
         return ()
     return (end,) if state is JobState.RUNNING else (JobState.RUNNING, end)
