@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from holdfast.api.internal.resilience.auth import ApiKeys
 from holdfast.services.jobs.graphs.http import UrlBlobs
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 PREFIX: str = "/internal/orders"
 
@@ -16,6 +17,7 @@ def create_worker_app(
     cpu: int = 3600,
     memory: int = 4294967296,
     log_limit: int = 1048576,
+    secrets: Secrets | None = None,
 ) -> FastAPI:
     """Return an application that executes orders: POST takes one, DELETE `/{run}/{number}` ends it.
 

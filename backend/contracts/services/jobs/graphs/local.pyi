@@ -4,14 +4,15 @@ from pathlib import Path
 
 from holdfast.infrastructure.store.blob import BlobStore
 from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 class LocalTarget:
     """Execute orders as subprocesses, `concurrency` at once, each in a folder of its own that is removed afterwards.
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
-    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed, and when this process dies, which fails an order that is dispatched
-    again. Close it to wait for what runs.
+    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept, with stars in
+    place of its secrets, which `secrets` reads. At its timeout an order's process group is killed, and when this
+    process dies, which fails an order that is dispatched again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class LocalTarget:
         cpu: int = 3600,
         memory: int = 4294967296,
         log_limit: int = 1048576,
+        secrets: Secrets | None = None,
     ) -> None: ...
     @property
     def running(self) -> int:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from holdfast.infrastructure.store.blob import BlobStore
 from holdfast.infrastructure.store.state import JobState, StateStore, StepState
 from holdfast.services.jobs.graphs.ports import CodeSource, ResultListener, RunNotifier, RunTimer, Target
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 HANDLER: str = "holdfast.graph"
 
@@ -73,7 +74,8 @@ class Runs:
     """Graphs of orders over a store, a blob store and targets. It keeps nothing: any process may do the next step.
 
     `limits`: how many orders of one run a target executes at once; `lease`: seconds that one evaluation may take before
-    another takes over. Safe to share between threads.
+    another takes over; `at_once`: orders that are handed to a target in parallel when it is slow,
+    10 at most, in order with 1. `secrets` encrypts those of orders. Safe to share between threads.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class Runs:
         listener: ResultListener | None = None,
         limits: Mapping[str, int] | None = None,
         lease: float = 60.0,
+        at_once: int = 10,
+        secrets: Secrets | None = None,
     ) -> None: ...
     def submit(self, body: object, *, delivery_id: str | None = None) -> RunAnswer:
         """Store a run and trigger it; the same delivery again returns the first answer.
 
         `delivery_id`: what the caller knows it by. RequestRefusedError: 400 and 405 as `read_delivery` and
-        `parse_request`, 409 when another run has the id.
+        `parse_request`, 409 when another run has the id. SecretsError.
         """
 
     def evaluate(self, run: str) -> bool:

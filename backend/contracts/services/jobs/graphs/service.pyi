@@ -10,13 +10,15 @@ from holdfast.infrastructure.store.state import StateStore
 from holdfast.services.jobs.graphs.local import FileNotifier
 from holdfast.services.jobs.graphs.ports import CodeSource, RunNotifier, Target
 from holdfast.services.jobs.graphs.runs import Runs
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 class RunService:
     """Runs of this machine over a store: blobs below `folder/blobs`, comments below `folder/comments`, subprocesses.
 
     `code`: a folder, or another source; `concurrency`: orders at once; `targets`: more than `local`; `notifiers`: more
-    than the files; `every`: seconds between two looks at all runs, so that nothing depends on an event, nor on this
-    process: another one may submit, cancel and serve. Safe to share between threads. Close it.
+    than the files; `secrets` encrypts and reads those of orders; `every`: seconds between two looks at all runs, so
+    that nothing depends on an event, nor on this process: another one may submit, cancel and serve. Safe to share
+    between threads. Close it.
     """
 
     runs: Runs
@@ -35,6 +37,7 @@ class RunService:
         limits: Mapping[str, int] | None = None,
         every: float = 1.0,
         lease: float = 60.0,
+        secrets: Secrets | None = None,
     ) -> None: ...
     def __enter__(self) -> RunService:
         """Close it at the end of a `with` block."""

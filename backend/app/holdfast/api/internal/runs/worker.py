@@ -18,6 +18,7 @@ from holdfast.api.internal.resilience.problems import install_problems
 from holdfast.services.jobs.graphs.http import UrlBlobs
 from holdfast.services.jobs.graphs.local import LocalTarget
 from holdfast.services.jobs.graphs.ports import Work
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 PREFIX: str = "/internal/orders"
 
@@ -50,6 +51,7 @@ def create_worker_app(
     cpu: int = 3600,
     memory: int = 4_294_967_296,
     log_limit: int = 1_048_576,
+    secrets: Secrets | None = None,
 ) -> FastAPI:
     """Return an application that executes orders: POST takes one, DELETE `/{run}/{number}` ends it.
 
@@ -58,7 +60,13 @@ def create_worker_app(
     """
     blobs = blobs or UrlBlobs()
     target = LocalTarget(
-        blobs, _Nobody(), concurrency=concurrency, cpu=cpu, memory=memory, log_limit=log_limit
+        blobs,
+        _Nobody(),
+        concurrency=concurrency,
+        cpu=cpu,
+        memory=memory,
+        log_limit=log_limit,
+        secrets=secrets,
     )
     routes = _Routes(Guard(ApiKeys.from_environ() if keys is None else keys), blobs, target)
     app = FastAPI(title="holdfast worker", openapi_url=None, lifespan=routes.lifespan)

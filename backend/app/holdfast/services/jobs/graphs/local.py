@@ -24,12 +24,14 @@ from holdfast.infrastructure.store.state import NotFoundError, StepState
 from holdfast.services.jobs import _process
 from holdfast.services.jobs.graphs import _archive, _results
 from holdfast.services.jobs.graphs.ports import first_start
+from holdfast.services.jobs.graphs.secrets import SecretsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
+    from holdfast.services.jobs.graphs.secrets import Secrets
 
 _log = logging.getLogger("holdfast.jobs")
 # `ulimit` says no to what is above a hard limit: then nothing runs. The pipe ends with the process that holds its other
@@ -46,9 +48,9 @@ class LocalTarget:
     """Execute orders as subprocesses, `concurrency` at once, each in a folder of its own that is removed afterwards.
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
-    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed, and when this process dies, which fails an order that is dispatched
-    again. Close it to wait for what runs.
+    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept, with stars in
+    place of its secrets, which `secrets` reads. At its timeout an order's process group is killed, and when this
+    process dies, which fails an order that is dispatched again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class LocalTarget:
         cpu: int = 3600,
         memory: int = 4_294_967_296,
         log_limit: int = 1_048_576,
+        secrets: Secrets | None = None,
     ) -> None:
+        self._secrets = secrets
         self._blobs, self._listener = blobs, listener
         self._concurrency = concurrency
         self._limits = str(cpu), str(memory // 1024)
@@ -151,16 +155,35 @@ class LocalTarget:
         """Return result and output of an order."""
         try:
             with tempfile.TemporaryDirectory(prefix="holdfast-") as folder, tempfile.TemporaryFile() as log:
-                result = self._in_folder(work, Path(folder), log)
-                return result, _start_of(log, self._log_limit)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                order = _unpack(self._blobs.get(work.archive), Path(folder))
+                hidden = self._opened(Path(folder))
+                result = self._in_folder(work, order, {**order["environment"], **hidden}, Path(folder), log)
+                return result, _hide(_start_of(log, self._log_limit), hidden)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, SecretsError) as error:
             return _results.write(StepState.FAILED, error=f"it could not be started: {error}"), b""
 
-    def _in_folder(self, work: Work, folder: Path, log: IO[bytes]) -> bytes:
-        order = _unpack(self._blobs.get(work.archive), folder)
+    def _opened(self, folder: Path) -> dict[str, str]:
+        """Return the secrets of an order; they do not stay in its folder."""
+        place = folder / _archive.SECRETS
+        if not place.is_file():
+            return {}
+        sealed = place.read_bytes()
+        place.unlink()
+        if self._secrets is None:
+            raise SecretsError("it has secrets, and this target has no key; give it `secrets`")
+        return self._secrets.open(sealed)
+
+    def _in_folder(
+        self,
+        work: Work,
+        order: Mapping[str, Any],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: IO[bytes],
+    ) -> bytes:
         deadline = current_clock().monotonic() + work.timeout
         for number, command in enumerate(order["commands"], 1):
-            code = self._command(work, (command, order["environment"]), folder / "code", log, deadline)
+            code = self._command(work, (command, environment), folder / "code", log, deadline)
             if _name(work) in self._cancelled:
                 return _results.write(StepState.FAILED, error=self._cancelled[_name(work)])
             if code is None:
@@ -342,6 +365,14 @@ def _start_of(log: IO[bytes], limit: int) -> bytes:
     log.seek(0)
     data = log.read(limit)
     return data if size <= limit else data + f"\n… {size - limit} more bytes were dropped\n".encode()
+
+
+def _hide(output: bytes, hidden: Mapping[str, str]) -> bytes:
+    """Return output with stars in place of secrets; single characters are none."""
+    for value in sorted(hidden.values(), key=len, reverse=True):
+        if len(value) > 1:
+            output = output.replace(value.encode(), b"***")
+    return output
 
 
 def _said(code: int) -> str:

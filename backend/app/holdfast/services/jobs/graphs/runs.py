@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.store.state import JobRecord, StateStore, StepRecord
     from holdfast.services.jobs.graphs.ports import CodeSource, ResultListener, RunNotifier, RunTimer, Target
     from holdfast.services.jobs.graphs.request import Order, RunRequest
+    from holdfast.services.jobs.graphs.secrets import Secrets
 
 HANDLER: str = "holdfast.graph"
 
@@ -110,7 +111,7 @@ class Runs:
 
     `limits`: how many orders of one run a target executes at once; `lease`: seconds that one evaluation may take before
     another takes over; `at_once`: orders that are handed to a target in parallel when it is slow,
-    10 at most, in order with 1. Safe to share between threads.
+    10 at most, in order with 1. `secrets` encrypts those of orders. Safe to share between threads.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class Runs:
         limits: Mapping[str, int] | None = None,
         lease: float = 60.0,
         at_once: int = 10,
+        secrets: Secrets | None = None,
     ) -> None:
+        self._secrets = secrets
         self._at_once = min(max(at_once, 1), GROUP)
         self._store, self._blobs, self._targets, self._code = store, blobs, targets, code
         self._timer, self._listener = timer, listener
@@ -145,7 +148,7 @@ class Runs:
         """Store a run and trigger it; the same delivery again returns the first answer.
 
         `delivery_id`: what the caller knows it by. RequestRefusedError: 400 and 405 as `read_delivery` and
-        `parse_request`, 409 when another run has the id.
+        `parse_request`, 409 when another run has the id. SecretsError.
         """
         delivery = read_delivery(body, delivery_id=delivery_id)
         request = parse_request(delivery.document, targets=self._targets)
@@ -334,7 +337,8 @@ class Runs:
         def store(one: tuple[Order, str]) -> None:
             order, key = one
             if not self._blobs.exists(key):
-                self._blobs.put(key, _archive.pack(order, files[order.code or request.repository]))
+                sealed = self._secrets.seal(order.secrets) if self._secrets and order.secrets else b""
+                self._blobs.put(key, _archive.pack(order, files[order.code or request.repository], sealed))
 
         works = zip(request.orders, archives, strict=True)
         if self._at_once == 1 or len(archives) == 1:
@@ -349,7 +353,11 @@ class Runs:
 
     def _files(self, request: RunRequest) -> dict[str, Mapping[str, tuple[bytes, int]]]:
         found: dict[str, Mapping[str, tuple[bytes, int]]] = {}
-        faults: list[str] = []
+        faults = [
+            f"order {order.name!r} has secrets, and nothing here encrypts them; give Runs `secrets`"
+            for order in request.orders
+            if order.secrets and self._secrets is None
+        ]
         for location in dict.fromkeys(order.code or request.repository for order in request.orders):
             try:
                 found[location] = self._code.files(location)

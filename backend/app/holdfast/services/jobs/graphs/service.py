@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.infrastructure.store.state import StateStore
     from holdfast.services.jobs.graphs.ports import CodeSource, RunNotifier, Target
+    from holdfast.services.jobs.graphs.secrets import Secrets
 
 _log = logging.getLogger("holdfast.jobs")
 _LOOK = 0.25
@@ -32,8 +33,9 @@ class RunService:
     """Runs of this machine over a store: blobs below `folder/blobs`, comments below `folder/comments`, subprocesses.
 
     `code`: a folder, or another source; `concurrency`: orders at once; `targets`: more than `local`; `notifiers`: more
-    than the files; `every`: seconds between two looks at all runs, so that nothing depends on an event, nor on this
-    process: another one may submit, cancel and serve. Safe to share between threads. Close it.
+    than the files; `secrets` encrypts and reads those of orders; `every`: seconds between two looks at all runs, so
+    that nothing depends on an event, nor on this process: another one may submit, cancel and serve. Safe to share
+    between threads. Close it.
     """
 
     runs: Runs
@@ -52,6 +54,7 @@ class RunService:
         limits: Mapping[str, int] | None = None,
         every: float = 1.0,
         lease: float = 60.0,
+        secrets: Secrets | None = None,
     ) -> None:
         self._store, self._every = store, every
         self._heard: SimpleQueue[str | None] = SimpleQueue()
@@ -60,7 +63,7 @@ class RunService:
         self._signal: Signals | None = None
         self.blobs = FolderBlobStore(Path(folder) / "blobs", store.tenant)
         self.comments = FileNotifier(Path(folder) / "comments")
-        self._local = LocalTarget(self.blobs, self, concurrency=concurrency)
+        self._local = LocalTarget(self.blobs, self, concurrency=concurrency, secrets=secrets)
         self.runs = Runs(
             store,
             self.blobs,
@@ -71,6 +74,7 @@ class RunService:
             listener=self,
             limits=limits,
             lease=lease,
+            secrets=secrets,
         )
 
     def __enter__(self) -> RunService:
