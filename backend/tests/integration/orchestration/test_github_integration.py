@@ -14,6 +14,12 @@ from holdfast.services.jobs.graphs.ports import Comment
 from holdfast.testing import no_wait
 
 PLACE = "/repos/ann/shop/issues/7/comments"
+LIMITS: dict[str, list[tuple[int, dict[str, str]]]] = {
+    "secondary limit": [(403, {"Retry-After": "2"})],
+    "limit": [(403, {"X-RateLimit-Remaining": "0"})],
+    "429 and 502": [(429, {"Retry-After": "1"}), (502, {})],
+    "502 and 503": [(502, {}), (503, {})],
+}
 TOKENS = {"ci": TOKEN, "bad": "wrong"}
 FIRST = Comment(
     run="r",
@@ -83,16 +89,7 @@ def test_another_tag_and_another_pull_request_are_others(hub: GitHub, notifier: 
     assert hub.bodies(PLACE.replace("7", "8")) == [FIRST.body]
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [
-        [(403, {"Retry-After": "2"})],
-        [(403, {"X-RateLimit-Remaining": "0"})],
-        [(429, {"Retry-After": "1"}), (502, {})],
-        [(502, {}), (503, {})],
-    ],
-    ids=["secondary limit", "limit", "429 and 502", "502 and 503"],
-)
+@pytest.mark.parametrize("answers", LIMITS.values(), ids=LIMITS)
 @pytest.mark.parametrize("known", [False, True])
 def test_who_is_told_to_wait_does_and_tries_again(
     hub: GitHub, notifier: GitHubNotifier, answers: list[tuple[int, dict[str, str]]], *, known: bool
