@@ -16,7 +16,7 @@ SEAMS := backend/tests/integration/resilience
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gate test-staged lint format types contracts imports wheel bench peers repeat workflow clean
+.PHONY: help demo demo-graph test gate test-staged lint format types contracts imports wheel bench peers repeat workflow clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; \
@@ -25,6 +25,9 @@ help: ## list the targets
 demo: $(VENV)/.installed-jobs ## a service in trouble, with holdfast and without; 300 orders and a kill half-way
 	$(BIN)/python examples/demo.py
 	$(BIN)/python examples/orders_demo.py
+
+demo-graph: $(VENV)/.installed-cli,jobs ## a build graph: an order fails, one hangs, the process is killed, the rest is done
+	$(BIN)/python examples/graph_demo.py
 
 test: $(VENV)/.installed-test ## every test in random order, and the gate: 95 % of the policies' branches
 ifeq ($(COVERAGE),0)

@@ -103,7 +103,7 @@ def test_a_request_has_orders(orders: object) -> None:
         ({"environment": {"A": 1}}, "'environment' gives A a number; give text without zero bytes"),
         ({"environment": [1]}, "'environment' is a list; give an object of texts"),
         ({"depends_on": [1]}, "'depends_on' has an entry that is empty or no text; drop it"),
-        ({"secrets": {}}, "field 'secrets' is unknown; drop it"),
+        ({"colour": {}}, "field 'colour' is unknown; drop it"),
     ],
 )
 def test_a_fault_of_an_order(changes: dict[str, Any], said: str) -> None:

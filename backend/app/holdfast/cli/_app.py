@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.api.internal.resilience._benchmark_worker import KINDS, measure
-from holdfast.cli import _config, _jobs, _lab, _show
+from holdfast.cli import _config, _jobs, _lab, _runs, _show
 from holdfast.cli._exit import Code, Leave, Stop
 from holdfast.cli._remote import DEFAULT_URL, Remote, segment
 from holdfast.cli._target import find, load
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(_config.app, name="config")
 app.add_typer(_jobs.app, name="jobs")
+app.add_typer(_runs.app, name="runs")
 app.add_typer(_lab.app, name="lab")
 
 Url = Annotated[str, typer.Option(envvar="HOLDFAST_URL", help="Address of the service's internal API.")]

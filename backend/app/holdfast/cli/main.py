@@ -1,4 +1,4 @@
-"""The `holdfast` command: serve, status, explain, config, presets, breakers, bench, jobs, lab. Exit codes: see docs."""
+"""The `holdfast` command: serve, status, explain, config, presets, breakers, bench, jobs, runs, lab; exit codes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from holdfast.infrastructure.resilience.presets import PRESETS, STRATEGIES, TEMP
 
 ROOT = Path(__file__).parents[4]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-DEMOS = {"demo.py", "orders_demo.py"}
+DEMOS = {"demo.py", "orders_demo.py", "graph_demo.py"}
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name not in DEMOS]
 DEFAULTS: dict[str, Any] = {
     **{name: getattr(holdfast, name) for name in holdfast.__all__ if name.endswith("Config")},
@@ -226,3 +226,18 @@ def test_the_demo_of_orders_tells_wrong_numbers(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "labels 299 WRONG, expected 300" in lines
     assert "rows 300 ok" in lines
+
+
+@pytest.mark.one_python
+def test_the_demo_of_a_graph_keeps_what_it_promises() -> None:
+    """An order fails, one hangs, the process is killed; at the end the orders' own book agrees with the store."""
+    path = ROOT / "examples" / "graph_demo.py"
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=110, check=False
+    )
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "publish failed succeeded 1" in lines
+    assert "package failed succeeded 2" in lines
+    assert sum(line.startswith("yes ") for line in lines) == 8
+    assert not [line for line in lines if line.startswith("NO ")]

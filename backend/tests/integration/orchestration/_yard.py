@@ -100,6 +100,8 @@ class Yard:
             "notifier": self.notifier,
             "timer": self.timer,
             "listener": self.ears,
+            # So that tests may say in which order.
+            "at_once": 1,
             **self.settings,
             **parts,
         }

@@ -120,9 +120,8 @@ def test_what_a_dead_process_had_taken_is_dispatched_again(machine: Machine) -> 
     """What it had not started; what it had started is not."""
     machine.yard.runs = machine.yard.again()
     run = machine.submit(order("a"), order("b"))
-    machine.yard.puppets.started.clear()
     machine.yard.runs.evaluate(run)
     assert machine.yard.blobs.delete(f"runs/{run}/0002/started")
-    machine.yard.puppets.dispatched.clear()
+    machine.yard.puppets.started.clear()
     assert machine.yard.again().resume() == [run]
-    assert machine.yard.puppets.dispatched == ["b"]
+    assert machine.yard.puppets.started == ["b"]

@@ -1,5 +1,6 @@
 """Evaluations × each other: one at a time, none that is lost, whoever dies or takes too long."""
 
+import os
 import threading
 from functools import partial
 
@@ -10,6 +11,7 @@ from backend.tests.integration.orchestration._yard import Yard, order
 from holdfast.infrastructure.store.state import JobState, StepState
 
 S = StepState
+TURNS = int(os.environ.get("HOLDFAST_GRAPH_TURNS", "40"))
 GOOD = b'{"status": "succeeded"}'
 
 
@@ -133,20 +135,25 @@ def test_callers_at_once_lose_nothing(yard: Yard) -> None:
     assert yard.ends(run) == ["succeeded"]
 
 
+def check_turns(yard: Yard, seed: int) -> None:
+    """Let two or three deliver results at once, by turns as a seed says; the last order starts, once."""
+    turns, names = Turns(seed), "abc"[: 2 + seed % 2]
+    run = yard.submit(*map(order, names), order("d", *names))
+    yard.puppets.started.clear()
+    others = [yard.again(store=Between(yard.store, turns), blobs=Between(yard.blobs, turns)) for _ in names]
+    actors = [partial(runs.deliver, run, name, GOOD) for runs, name in zip(others, names, strict=True)]
+    turns.run(*actors)
+    assert yard.puppets.started == ["d"], seed
+
+
 @pytest.mark.parametrize("block", range(5))
 def test_no_interleaving_loses_a_wakeup(quick_yard: Yard, block: int) -> None:
     """Two or three deliver results at once, by turns at every call, in 500 random orders: the last always starts."""
     for seed in range(100 * block, 100 * block + 100):
-        turns, names = Turns(seed), "abc"[: 2 + seed % 2]
-        run = quick_yard.submit(*map(order, names), order("d", *names))
-        quick_yard.puppets.started.clear()
-        others = [
-            quick_yard.again(
-                store=Between(quick_yard.store, turns),
-                blobs=Between(quick_yard.blobs, turns),
-            )
-            for _ in names
-        ]
-        actors = [partial(runs.deliver, run, name, GOOD) for runs, name in zip(others, names, strict=True)]
-        turns.run(*actors)
-        assert quick_yard.puppets.started == ["d"], seed
+        check_turns(quick_yard, seed)
+
+
+def test_no_interleaving_loses_one_in_each_kind_of_store(yard: Yard) -> None:
+    """The same, in databases: forty orders, or as many as HOLDFAST_GRAPH_TURNS says."""
+    for seed in range(TURNS):
+        check_turns(yard, seed)

@@ -167,25 +167,29 @@ def halts(job: NewJob, counts: Counts) -> bool:
     return job.stop_share is not None and failures > job.stop_share * counts.total
 
 
-def end_of(counts: Counts, *, halted: bool, tolerated: int = 0) -> JobState | None:
+def end_of(counts: Counts, *, halted: bool, tolerated: int = 0, whole: bool = False) -> JobState | None:
     """Return the state in which a running job ends now, None while it goes on.
 
     `tolerated`: failed and timed-out steps that need not succeed. A halted job ends when nothing runs; steps that
-    need review keep any job open.
+    need review keep any job open. `whole`: it is that of a graph.
     """
     if counts.running or counts.needs_review or (counts.pending and not halted):
         return None
+    if whole and counts.timed_out:
+        return JobState.TIMED_OUT
     bad = counts.failed + counts.timed_out + counts.cancelled - tolerated
     if not bad and not counts.pending:
         return JobState.SUCCEEDED
-    return JobState.PARTIALLY_FAILED if counts.succeeded else JobState.FAILED
+    return JobState.PARTIALLY_FAILED if counts.succeeded and not whole else JobState.FAILED
 
 
 def ends(
-    state: JobState, counts: Counts, *, ready: bool, halted: bool, tolerated: int = 0
+    state: JobState, counts: Counts, *, ready: bool, halted: bool, tolerated: int = 0, whole: bool = False
 ) -> tuple[JobState, ...]:
     """Return the states that a job passes to its end now, none while it goes on; a pending one runs first."""
-    end = end_of(counts, halted=halted, tolerated=tolerated) if ready and state in _LIVE else None
+    end = (
+        end_of(counts, halted=halted, tolerated=tolerated, whole=whole) if ready and state in _LIVE else None
+    )
     if end is None:
         return ()
     return (end,) if state is JobState.RUNNING else (JobState.RUNNING, end)

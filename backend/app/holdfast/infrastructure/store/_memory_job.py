@@ -299,7 +299,12 @@ class MemoryJob:
     def follow(self, at: float) -> None:
         """End it if nothing is left to do, and give its history what changed."""
         for to in decide.ends(
-            self.state, self.counts, ready=self.ready, halted=self.halted, tolerated=self._tolerated
+            self.state,
+            self.counts,
+            ready=self.ready,
+            halted=self.halted,
+            tolerated=self._tolerated,
+            whole=self.new.whole,
         ):
             self.move(to, at)
         for change in self.changes.events():

@@ -373,7 +373,12 @@ class Job:
         """End it if nothing is left to do, write it, and give its history what changed."""
         tally = self.tally
         for to in decide.ends(
-            self.state, tally, ready=self.ready, halted=self.halted, tolerated=tally.tolerated
+            self.state,
+            tally,
+            ready=self.ready,
+            halted=self.halted,
+            tolerated=tally.tolerated,
+            whole=self.new.whole,
         ):
             self.move(to)
         for change in self.changes.events():

@@ -88,6 +88,9 @@ def packed(data: Mapping[str, Any]) -> str:
 def spec_of(job: NewJob) -> str:
     """Return a job as it was submitted, as text."""
     made = {name: getattr(job, name) for name in _FIELDS} | {"settings": dict(job.settings)}
+    if not job.whole:
+        # Versions that do not know it may read the others.
+        del made["whole"]
     return payload.encode(made, name="job").decode()
 
 

@@ -221,7 +221,8 @@ class NewJob:
     """A job to be stored. Durations are seconds; `ready` jobs may run at once, others after `approve`.
 
     `stop_after` failures, or a share above `stop_share` of all steps, halt it: what is pending stays pending. `origin`
-    is the job whose idempotency keys its steps have, its own id by default; `rate` is in steps a second.
+    is the job whose idempotency keys its steps have, its own id by default; `rate` is in steps a second. `whole`: it
+    ends timed_out if a step did, else failed if one failed that must succeed: never partially_failed.
     """
 
     id: str
@@ -243,6 +244,7 @@ class NewJob:
     write_back: bool = False
     retry_of: str | None = None
     origin: str = ""
+    whole: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

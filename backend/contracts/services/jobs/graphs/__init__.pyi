@@ -17,8 +17,10 @@ from holdfast.services.jobs.graphs.request import parse_request as parse_request
 from holdfast.services.jobs.graphs.runs import OrderView as OrderView
 from holdfast.services.jobs.graphs.runs import RunAnswer as RunAnswer
 from holdfast.services.jobs.graphs.runs import Runs as Runs
+from holdfast.services.jobs.graphs.runs import RunSummary as RunSummary
 from holdfast.services.jobs.graphs.runs import RunView as RunView
 from holdfast.services.jobs.graphs.runs import Verdict as Verdict
+from holdfast.services.jobs.graphs.service import RunService as RunService
 
 __all__ = [
     "CodeSource",
@@ -31,6 +33,8 @@ __all__ = [
     "RunAnswer",
     "RunNotifier",
     "RunRequest",
+    "RunService",
+    "RunSummary",
     "RunTimer",
     "RunView",
     "Runs",

@@ -4,13 +4,15 @@ from pathlib import Path
 
 from holdfast.infrastructure.store.blob import BlobStore
 from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 class LocalTarget:
     """Execute orders as subprocesses, `concurrency` at once, each in a folder of its own that is removed afterwards.
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
-    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed. Close it to wait for what runs.
+    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept, with stars in
+    place of its secrets, which `secrets` reads. At its timeout an order's process group is killed, and when this
+    process dies, which fails an order that is dispatched again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -22,7 +24,18 @@ class LocalTarget:
         cpu: int = 3600,
         memory: int = 4294967296,
         log_limit: int = 1048576,
+        secrets: Secrets | None = None,
     ) -> None: ...
+    @property
+    def running(self) -> int:
+        """How many orders run here."""
+
+    def has(self, work: Work) -> bool:
+        """Return whether an order runs here."""
+
+    def drain(self) -> None:
+        """Start nothing more: there is no room from now on."""
+
     def dispatch(self, work: Work) -> bool:
         """Start an order in a thread; False if as many as may be run."""
 
@@ -31,6 +44,9 @@ class LocalTarget:
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for orders that run, or kill them with `cancel`."""
+
+    def kill(self) -> None:
+        """Kill all that runs here; it says so."""
 
 class FolderCode:
     """Code in a folder: locations are paths below `root`, of folders or files, links refused.

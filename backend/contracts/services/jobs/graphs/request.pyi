@@ -24,7 +24,7 @@ class Order:
     """One order of a run: shell commands, one after the other, until one fails. `timeout` in seconds, for all of them.
 
     `code` is where its code lies, by default the run's repository. `depends_on` names other orders; `must_succeed`
-    false: its failure fails nothing.
+    false: its failure fails nothing. `secrets` are variables, too, which are kept encrypted.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Order:
     must_succeed: bool = True
     target: str = "local"
     environment: Mapping[str, str] = ...
+    secrets: Mapping[str, str] = ...
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from holdfast.infrastructure.store.blob import BlobStore
-from holdfast.infrastructure.store.state import (
-    JobState,
-    StateStore,
-    StepState,
-)
+from holdfast.infrastructure.store.state import JobState, StateStore, StepState
 from holdfast.services.jobs.graphs.ports import CodeSource, ResultListener, RunNotifier, RunTimer, Target
+from holdfast.services.jobs.graphs.secrets import Secrets
 
 HANDLER: str = "holdfast.graph"
 
@@ -37,6 +34,8 @@ class OrderView:
     number: int
     state: StepState
     reserved: bool
+    depends_on: tuple[str, ...]
+    must_succeed: bool
     target: str
     error: str
     started_at: float | None
@@ -53,6 +52,17 @@ class RunView:
     retry_of: str | None
     orders: tuple[OrderView, ...]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run in a list: its state as the store has it, and how many of its orders are done."""
+
+    run_id: str
+    flow_id: str
+    state: JobState
+    done: int
+    total: int
+    created_at: float | None
+
 class Verdict(StrEnum):
     """What a watchdog found."""
 
@@ -64,7 +74,8 @@ class Runs:
     """Graphs of orders over a store, a blob store and targets. It keeps nothing: any process may do the next step.
 
     `limits`: how many orders of one run a target executes at once; `lease`: seconds that one evaluation may take before
-    another takes over. Safe to share between threads.
+    another takes over; `at_once`: orders that are handed to a target in parallel when it is slow,
+    10 at most, in order with 1. `secrets` encrypts those of orders. Safe to share between threads.
     """
 
     def __init__(
@@ -79,12 +90,14 @@ class Runs:
         listener: ResultListener | None = None,
         limits: Mapping[str, int] | None = None,
         lease: float = 60.0,
+        at_once: int = 10,
+        secrets: Secrets | None = None,
     ) -> None: ...
     def submit(self, body: object, *, delivery_id: str | None = None) -> RunAnswer:
         """Store a run and trigger it; the same delivery again returns the first answer.
 
         `delivery_id`: what the caller knows it by. RequestRefusedError: 400 and 405 as `read_delivery` and
-        `parse_request`, 409 when another run has the id.
+        `parse_request`, 409 when another run has the id. SecretsError.
         """
 
     def evaluate(self, run: str) -> bool:
@@ -93,8 +106,8 @@ class Runs:
         An exception leaves the run as it is: call again.
         """
 
-    def receive(self, key: str) -> bool:
-        """Hear that a result was stored under a key: evaluate its run; False if it is none of ours.
+    def receive(self, key: str, *more: str) -> bool:
+        """Hear that results were stored under keys: evaluate their runs, once each; False if none of them is ours.
 
         A result of an unknown order changes nothing but leaves a note.
         """
@@ -109,13 +122,16 @@ class Runs:
         """
 
     def tick(self) -> list[str]:
-        """Look after every run that goes on, as its watchdogs would; return which these are."""
+        """Look after every run that is not finished, as its watchdogs would; return which these were."""
 
     def resume(self) -> list[str]:
         """Dispatch again what a target may have forgotten with its process, and tick; return the runs that go on."""
 
     def cancel(self, run: str, reason: str = "") -> RunView:
         """Cancel what has not started and end what runs. IllegalTransition when the run has ended, NotFoundError."""
+
+    def find(self, *, limit: int = 50) -> list[RunSummary]:
+        """Return runs, newest first."""
 
     def retry(self, run: str, order: str, *, delivery_id: str | None = None) -> RunAnswer:
         """Run an order that has not succeeded again, with all that fell with it, as a new run. NotFoundError.

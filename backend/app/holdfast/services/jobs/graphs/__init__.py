@@ -14,7 +14,8 @@ from holdfast.services.jobs.graphs.ports import (
     first_start,
 )
 from holdfast.services.jobs.graphs.request import Order, RequestRefusedError, RunRequest, parse_request
-from holdfast.services.jobs.graphs.runs import OrderView, RunAnswer, Runs, RunView, Verdict
+from holdfast.services.jobs.graphs.runs import OrderView, RunAnswer, Runs, RunSummary, RunView, Verdict
+from holdfast.services.jobs.graphs.service import RunService
 
 __all__ = [
     "CodeSource",
@@ -27,6 +28,8 @@ __all__ = [
     "RunAnswer",
     "RunNotifier",
     "RunRequest",
+    "RunService",
+    "RunSummary",
     "RunTimer",
     "RunView",
     "Runs",

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 ORDER = "order.json"
 CODE = "code/"
+SECRETS = "secrets"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def pack(order: Order, files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """Return the archive: `order.json` with name, commands, timeout and environment, and the code below `code/`."""
+def pack(order: Order, files: Mapping[str, tuple[bytes, int]], sealed: bytes = b"") -> bytes:
+    """Return the archive: `order.json` with name, commands, timeout and environment, and the code below `code/`.
+
+    `sealed`: its secrets, encrypted, as the file `secrets`.
+    """
     said = {
         "name": order.name,
         "commands": list(order.commands),
@@ -28,6 +32,8 @@ def pack(order: Order, files: Mapping[str, tuple[bytes, int]]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, ORDER, json.dumps(said, sort_keys=True).encode(), 0o644)
+        if sealed:
+            _add(archive, SECRETS, sealed, 0o600)
         for path, (data, mode) in sorted(files.items()):
             _add(archive, f"{CODE}{path}", data, mode)
     return buffer.getvalue()

@@ -6,9 +6,11 @@ import json
 import logging
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.infrastructure.resilience.clock import current_clock
 from holdfast.infrastructure.resilience.randomness import current_random
 from holdfast.infrastructure.store import payload
 from holdfast.infrastructure.store.graph import status_of
@@ -34,9 +36,14 @@ if TYPE_CHECKING:
     from holdfast.services.jobs.graphs.ports import RunNotifier, RunTimer, Target
 
 _log = logging.getLogger("holdfast.jobs")
-# Orders run without anybody who could renew a lease; the watchdog ends those that take too long.
-_LEASE = 10 * 365 * 86_400.0
+# Orders run without anybody who could renew a lease: it lasts longer than the watchdog lets a run go on. Should it end
+# all the same, orders are dispatched again, and start once.
+_LEASE = 3600.0
+_LONGEST = 10 * 365 * 86_400.0
+_WORKER = "run/"
 _TOLD = frozenset({JobState.CANCELLED, JobState.TIMED_OUT, JobState.EXPIRED})
+# Seconds; a thread costs about a fifth of that.
+_SLOW = 0.002
 GROUP = 10
 """How many orders are reserved, dispatched and confirmed together."""
 AHEAD = 100
@@ -53,16 +60,20 @@ class _Room:
 
     def __init__(self, limits: Mapping[str, int], busy: Counter[str]) -> None:
         self._limits, self._busy, self._full = limits, busy, set[str]()
+        # Whether a target lets one wait so long that several had better be asked at once.
+        self.slow = False
 
-    def has(self, target: str) -> bool:
-        """Return whether there may be room."""
-        return target not in self._full and self._busy[target] < self._limits.get(target, sys.maxsize)
+    def take(self, target: str) -> bool:
+        """Keep room for one order; False if there is none."""
+        if target in self._full or self._busy[target] >= self._limits.get(target, sys.maxsize):
+            return False
+        self._busy[target] += 1
+        return True
 
-    def take(self, target: str, *, taken: bool) -> None:
-        """Note what a target said."""
-        if taken:
-            self._busy[target] += 1
-        else:
+    def give(self, target: str, *, full: bool = False) -> None:
+        """Give room back, perhaps because a target said that it has none."""
+        self._busy[target] -= 1
+        if full:
             self._full.add(target)
 
 
@@ -77,6 +88,7 @@ class Evaluator:
     timer: RunTimer | None
     limits: Mapping[str, int]
     lease: float
+    at_once: int
 
     def evaluate(self, run: str) -> bool:
         """Evaluate until there is nothing new; False if somebody else does, and was told. NotFoundError."""
@@ -138,12 +150,13 @@ class Evaluator:
             self._end(worker, job)
 
     def _worker(self, job: JobRecord) -> str:
-        """Return the name under which a run's orders are held, which has a lease as long as the run goes on."""
-        worker = f"run/{job.id}"
+        """Return the name under which a run's orders are held, which has a lease as long as the run may go on."""
+        worker = worker_of(job.id)
+        lease = _LEASE + (_LONGEST if job.new.job_timeout is None else job.new.job_timeout)
         try:
-            self.store.renew(worker, _LEASE)
+            self.store.renew(worker, lease)
         except LeaseLostError:
-            self.store.register(WorkerRecord(id=worker, host="", pid=0, born="", expires_at=0.0), _LEASE)
+            self.store.register(WorkerRecord(id=worker, host="", pid=0, born="", expires_at=0.0), lease)
         return worker
 
     def _take_results(self, worker: str, job: JobRecord) -> list[StepRecord]:
@@ -183,29 +196,51 @@ class Evaluator:
         """Hand reserved orders to their targets, confirm them in one commit, and return how many had no room."""
         failed: list[Outcome] = []
         begin: dict[StepRef, Work] = {}
-        waiting = 0
-        for step in steps:
-            work = work_of(job.id, step)
-            if not room.has(work.target):
-                waiting += 1
-                continue
-            if self.timer is not None:
-                self.timer.watch(job.id, work.number, self.store.now() + work.timeout)
-            try:
-                taken = self._hand_over(work)
-            except _NotTakenError as error:
-                failed.append(Outcome(ref=_ref(step), state=StepState.FAILED, error=str(error)))
-                continue
-            room.take(work.target, taken=taken)
-            waiting += not taken
-            if taken:
-                begin[_ref(step)] = work
+        waiting, left = 0, list(steps)
+        while left:
+            works: list[tuple[StepRecord, Work]] = []
+            while left and len(works) < (self.at_once if room.slow else 1):
+                step = left.pop(0)
+                work = work_of(job.id, step)
+                if room.take(work.target):
+                    works.append((step, work))
+                else:
+                    waiting += 1
+            for (step, work), taken in zip(
+                works, self._hand_over_all([work for _, work in works], room), strict=True
+            ):
+                if isinstance(taken, _NotTakenError):
+                    room.give(work.target)
+                    failed.append(Outcome(ref=_ref(step), state=StepState.FAILED, error=str(taken)))
+                elif taken:
+                    begin[_ref(step)] = work
+                else:
+                    room.give(work.target, full=True)
+                    waiting += 1
         if failed or begin:
             advanced = self.store.advance(worker, failed, list(begin))
             for ref, why in advanced.refused.items():
                 if why in {Refusal.STOPPED, Refusal.LOST}:
                     self.cancel(begin[ref])
         return waiting
+
+    def _hand_over_all(self, works: Sequence[Work], room: _Room) -> list[bool | _NotTakenError]:
+        """Watch orders and hand them over, at once; return of each whether there was room, or why it never starts."""
+        if len(works) > 1:
+            with ThreadPoolExecutor(len(works), "holdfast-dispatch") as pool:
+                return list(pool.map(self._watch_and_hand_over, works))
+        begun = current_clock().monotonic()
+        found = [self._watch_and_hand_over(work) for work in works]
+        room.slow = current_clock().monotonic() - begun > _SLOW
+        return found
+
+    def _watch_and_hand_over(self, work: Work) -> bool | _NotTakenError:
+        if self.timer is not None:
+            self.timer.watch(work.run, work.number, self.store.now() + work.timeout)
+        try:
+            return self._hand_over(work)
+        except _NotTakenError as error:
+            return error
 
     def _hand_over(self, work: Work) -> bool:
         """Return whether there was room for an order. _NotTakenError if it will never start."""
@@ -218,13 +253,13 @@ class Evaluator:
             _log.warning("order %s of run %s was refused, and runs", work.order, work.run, exc_info=True)
             return True
 
-    def dispatch_again(self, work: Work) -> None:
-        """Hand over an order again that its target may have forgotten; it starts unless it has."""
-        if not self.blobs.exists(work.started):
-            try:
-                self.targets[work.target].dispatch(work)
-            except Exception:
-                _log.warning("order %s of run %s was not taken again", work.order, work.run, exc_info=True)
+    def dispatch_again(self, work: Work) -> bool:
+        """Hand over an order again that its target may have forgotten; it starts unless it has. False: no room."""
+        try:
+            return self.targets[work.target].dispatch(work)
+        except Exception:
+            _log.warning("order %s of run %s was not taken again", work.order, work.run, exc_info=True)
+            return True
 
     def cancel(self, work: Work) -> None:
         """Tell a target to end an order."""
@@ -240,7 +275,9 @@ class Evaluator:
         if reserved:
             self._take_back(worker, reserved)
             steps = list(self.steps(job.id))
-        if any(step.state is StepState.RUNNING for step in steps):
+        if running := [step for step in steps if step.state is StepState.RUNNING]:
+            for step in running:
+                self.cancel(work_of(job.id, step))
             return
         self.store.retire(worker)
         self.tell(job, steps)
@@ -283,6 +320,16 @@ class Evaluator:
             after = found[-1].position
             if len(found) < PAGE:
                 return
+
+
+def worker_of(run: str) -> str:
+    """Return the name under which the orders of a run are held until it is finished."""
+    return f"{_WORKER}{run}"
+
+
+def run_of(worker: str) -> str | None:
+    """Return the run of which a worker holds the orders; None if it is another's."""
+    return worker.removeprefix(_WORKER) if worker.startswith(_WORKER) else None
 
 
 def work_of(run: str, step: StepRecord) -> Work:

@@ -19,19 +19,28 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from holdfast.infrastructure.resilience.clock import current_clock
-from holdfast.infrastructure.store.state import StepState
+from holdfast.infrastructure.resilience.randomness import current_random
+from holdfast.infrastructure.store.state import NotFoundError, StepState
+from holdfast.services.jobs import _process
 from holdfast.services.jobs.graphs import _archive, _results
 from holdfast.services.jobs.graphs.ports import first_start
+from holdfast.services.jobs.graphs.secrets import SecretsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
+    from holdfast.services.jobs.graphs.secrets import Secrets
 
 _log = logging.getLogger("holdfast.jobs")
-# `ulimit` says no to what is above a hard limit: then nothing runs.
-_LIMITED = 'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
+# `ulimit` says no to what is above a hard limit: then nothing runs. The pipe ends with the process that holds its other
+# end, however that dies: then all that was started is killed.
+_LIMITED = (
+    "exec 3<&0 </dev/null; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; "
+    'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
+)
+_DIED = "the process that ran it died, perhaps in the middle of it"
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
 
@@ -39,8 +48,9 @@ class LocalTarget:
     """Execute orders as subprocesses, `concurrency` at once, each in a folder of its own that is removed afterwards.
 
     Of this process's environment only PATH, HOME, LANG, LC_ALL, TZ and TMPDIR are passed on. Limits of each command:
-    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept. At its
-    timeout an order's process group is killed. Close it to wait for what runs.
+    `cpu` seconds, `memory` bytes of addresses; of an order's output the first `log_limit` bytes are kept, with stars in
+    place of its secrets, which `secrets` reads. At its timeout an order's process group is killed, and when this
+    process dies, which fails an order that is dispatched again. Close it to wait for what runs.
     """
 
     def __init__(
@@ -52,7 +62,9 @@ class LocalTarget:
         cpu: int = 3600,
         memory: int = 4_294_967_296,
         log_limit: int = 1_048_576,
+        secrets: Secrets | None = None,
     ) -> None:
+        self._secrets = secrets
         self._blobs, self._listener = blobs, listener
         self._concurrency = concurrency
         self._limits = str(cpu), str(memory // 1024)
@@ -60,43 +72,64 @@ class LocalTarget:
         self._pool = ThreadPoolExecutor(concurrency, "holdfast-order")
         self._lock = threading.Lock()
         self._running: dict[str, subprocess.Popen[bytes] | None] = {}
-        self._cancelled: set[str] = set()
+        self._cancelled: dict[str, str] = {}
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """How many orders run here."""
+        return len(self._running)
+
+    def has(self, work: Work) -> bool:
+        """Return whether an order runs here."""
+        return _name(work) in self._running
+
+    def drain(self) -> None:
+        """Start nothing more: there is no room from now on."""
+        self._draining = True
 
     def dispatch(self, work: Work) -> bool:
         """Start an order in a thread; False if as many as may be run."""
         with self._lock:
-            if work.started in self._running:
+            if _name(work) in self._running:
                 return True
-            if len(self._running) >= self._concurrency:
+            if self._draining or len(self._running) >= self._concurrency:
                 return False
-            self._running[work.started] = None
+            self._running[_name(work)] = None
         self._pool.submit(self._run, work)
         return True
 
     def cancel(self, work: Work) -> None:
         """Kill an order that runs here."""
         with self._lock:
-            if work.started not in self._running:
+            if _name(work) not in self._running:
                 return
-            self._cancelled.add(work.started)
-            process = self._running[work.started]
+            self._cancelled.setdefault(_name(work), "it was cancelled")
+            process = self._running[_name(work)]
         if process is not None:
             _kill(process)
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for orders that run, or kill them with `cancel`."""
+        self.drain()
         if cancel:
-            with self._lock:
-                self._cancelled |= set(self._running)
-                running = list(self._running.values())
-            for process in running:
-                if process is not None:
-                    _kill(process)
+            self.kill()
         self._pool.shutdown(wait=True)
+
+    def kill(self) -> None:
+        """Kill all that runs here; it says so."""
+        with self._lock:
+            for name in self._running:
+                self._cancelled.setdefault(name, "it was killed, as what ran it had to stop")
+            running = list(self._running.values())
+        for process in running:
+            if process is not None:
+                _kill(process)
 
     def _run(self, work: Work) -> None:
         try:
-            if not first_start(self._blobs, work, f"local {os.getpid()}"):
+            if not first_start(self._blobs, work, _myself()):
+                self._mourn(work)
                 return
             result, output = self._execute(work)
             self._blobs.put(work.log, output)
@@ -105,26 +138,54 @@ class LocalTarget:
             _log.exception("order %s of run %s could not say how it ended", work.order, work.run)
         finally:
             with self._lock:
-                del self._running[work.started]
-                self._cancelled.discard(work.started)
-        self._listener.stored(work.result)
+                del self._running[_name(work)]
+                self._cancelled.pop(_name(work), None)
+            self._listener.stored(work.result)
+
+    def _mourn(self, work: Work) -> None:
+        """Fail an order that was started by a process of this host that is not there any more."""
+        try:
+            kind, pid, born, host, _ = self._blobs.get(work.started).decode().split(" ")
+        except (NotFoundError, ValueError):
+            return
+        if kind == "local" and host == _process.host() and born != _process.born(int(pid)):
+            self._blobs.put(work.result, _results.write(StepState.FAILED, error=_DIED))
 
     def _execute(self, work: Work) -> tuple[bytes, bytes]:
         """Return result and output of an order."""
         try:
             with tempfile.TemporaryDirectory(prefix="holdfast-") as folder, tempfile.TemporaryFile() as log:
-                result = self._in_folder(work, Path(folder), log)
-                return result, _start_of(log, self._log_limit)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                order = _unpack(self._blobs.get(work.archive), Path(folder))
+                hidden = self._opened(Path(folder))
+                result = self._in_folder(work, order, {**order["environment"], **hidden}, Path(folder), log)
+                return result, _hide(_start_of(log, self._log_limit), hidden)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, SecretsError) as error:
             return _results.write(StepState.FAILED, error=f"it could not be started: {error}"), b""
 
-    def _in_folder(self, work: Work, folder: Path, log: IO[bytes]) -> bytes:
-        order = _unpack(self._blobs.get(work.archive), folder)
+    def _opened(self, folder: Path) -> dict[str, str]:
+        """Return the secrets of an order; they do not stay in its folder."""
+        place = folder / _archive.SECRETS
+        if not place.is_file():
+            return {}
+        sealed = place.read_bytes()
+        place.unlink()
+        if self._secrets is None:
+            raise SecretsError("it has secrets, and this target has no key; give it `secrets`")
+        return self._secrets.open(sealed)
+
+    def _in_folder(
+        self,
+        work: Work,
+        order: Mapping[str, Any],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: IO[bytes],
+    ) -> bytes:
         deadline = current_clock().monotonic() + work.timeout
         for number, command in enumerate(order["commands"], 1):
-            code = self._command(work, (command, order["environment"]), folder / "code", log, deadline)
-            if work.started in self._cancelled:
-                return _results.write(StepState.FAILED, error="it was cancelled")
+            code = self._command(work, (command, environment), folder / "code", log, deadline)
+            if _name(work) in self._cancelled:
+                return _results.write(StepState.FAILED, error=self._cancelled[_name(work)])
             if code is None:
                 error = f"command {number} was killed after {work.timeout:g} s"
                 return _results.write(StepState.TIMED_OUT, error=error)
@@ -147,18 +208,10 @@ class LocalTarget:
             return None
         command, environment = what
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        process = subprocess.Popen(  # noqa: S603  # commands are what an order is
-            ["/bin/sh", "-c", _LIMITED, "sh", *self._limits, command],
-            cwd=folder,
-            env={**passed, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start([*self._limits, command], folder, {**passed, **environment}, log)
         with self._lock:
-            self._running[work.started] = process
-            cancelled = work.started in self._cancelled
+            self._running[_name(work)] = process
+            cancelled = _name(work) in self._cancelled
         if cancelled:
             _kill(process)
         try:
@@ -169,8 +222,10 @@ class LocalTarget:
             # What it left in the background too.
             _kill(process)
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
             with self._lock:
-                self._running[work.started] = None
+                self._running[_name(work)] = None
 
 
 class FolderCode:
@@ -273,6 +328,31 @@ def _unpack(data: bytes, folder: Path) -> dict[str, Any]:
     return order
 
 
+def _start(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a command that dies with this process, in a group of its own."""
+    return subprocess.Popen(  # noqa: S603  # commands are what an order is
+        ["/bin/sh", "-c", _LIMITED, "sh", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _name(work: Work) -> str:
+    return f"{work.run}/{work.number}"
+
+
+def _myself() -> str:
+    """Return what tells this process from all others of this host, later ones too, and this start from others of it."""
+    pid = os.getpid()
+    return f"local {pid} {_process.born(pid)} {_process.host()} {current_random().getrandbits(64):016x}"
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -285,6 +365,14 @@ def _start_of(log: IO[bytes], limit: int) -> bytes:
     log.seek(0)
     data = log.read(limit)
     return data if size <= limit else data + f"\n… {size - limit} more bytes were dropped\n".encode()
+
+
+def _hide(output: bytes, hidden: Mapping[str, str]) -> bytes:
+    """Return output with stars in place of secrets; single characters are none."""
+    for value in sorted(hidden.values(), key=len, reverse=True):
+        if len(value) > 1:
+            output = output.replace(value.encode(), b"***")
+    return output
 
 
 def _said(code: int) -> str:

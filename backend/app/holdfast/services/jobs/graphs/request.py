@@ -54,7 +54,7 @@ class Order:
     """One order of a run: shell commands, one after the other, until one fails. `timeout` in seconds, for all of them.
 
     `code` is where its code lies, by default the run's repository. `depends_on` names other orders; `must_succeed`
-    false: its failure fails nothing.
+    false: its failure fails nothing. `secrets` are variables, too, which are kept encrypted.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Order:
     must_succeed: bool = True
     target: str = "local"
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,8 @@ class _Reader:
             depends_on=given.texts("depends_on"),
             must_succeed=given.flag("must_succeed", default=True),
             target=given.text("target") or "local",
-            environment=given.environment(),
+            environment=given.variables("environment"),
+            secrets=given.variables("secrets"),
         )
         given.finish()
         if not order.code and not repository:
@@ -277,22 +279,22 @@ class _Fields:
             return default
         return value
 
-    def environment(self) -> dict[str, str]:
+    def variables(self, field: str) -> dict[str, str]:
         """Return names and values of variables."""
-        value = self.take("environment")
+        value = self.take(field)
         if value is None:
             return {}
         if not is_object(value):
-            self._fault(f"'environment' is {_kind(value)}; give an object of texts")
+            self._fault(f"{field!r} is {_kind(value)}; give an object of texts")
             return {}
-        return dict(self._variables(value))
+        return dict(self._variables(field, value))
 
-    def _variables(self, given: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    def _variables(self, field: str, given: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
         for name, value in given.items():
             if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-                self._fault(f"'environment' names {name!r}; give letters, digits and '_'")
+                self._fault(f"{field!r} names {name!r}; give letters, digits and '_'")
             elif not isinstance(value, str) or not _storable(value):
-                self._fault(f"'environment' gives {name} {_kind(value)}; give text without zero bytes")
+                self._fault(f"{field!r} gives {name} {_kind(value)}; give text without zero bytes")
             else:
                 yield name, value
 

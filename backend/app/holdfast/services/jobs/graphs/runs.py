@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -21,7 +22,7 @@ from holdfast.infrastructure.store.state import (
 )
 from holdfast.services.jobs.errors import NotEndedError
 from holdfast.services.jobs.graphs import _archive, _keys, _results
-from holdfast.services.jobs.graphs._rounds import Evaluator, run_status, work_of
+from holdfast.services.jobs.graphs._rounds import GROUP, Evaluator, run_of, run_status, work_of, worker_of
 from holdfast.services.jobs.graphs.delivery import read_delivery
 from holdfast.services.jobs.graphs.request import RequestRefusedError, parse_request
 
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from holdfast.infrastructure.store.state import JobRecord, StateStore, StepRecord
     from holdfast.services.jobs.graphs.ports import CodeSource, ResultListener, RunNotifier, RunTimer, Target
     from holdfast.services.jobs.graphs.request import Order, RunRequest
+    from holdfast.services.jobs.graphs.secrets import Secrets
 
 HANDLER: str = "holdfast.graph"
 
 # The steps of other jobs are left to their workers.
 _SLACK = 86_400.0
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,8 @@ class OrderView:
     number: int
     state: StepState
     reserved: bool
+    depends_on: tuple[str, ...]
+    must_succeed: bool
     target: str
     error: str
     started_at: float | None
@@ -81,6 +86,18 @@ class RunView:
     orders: tuple[OrderView, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run in a list: its state as the store has it, and how many of its orders are done."""
+
+    run_id: str
+    flow_id: str
+    state: JobState
+    done: int
+    total: int
+    created_at: float | None
+
+
 class Verdict(StrEnum):
     """What a watchdog found."""
 
@@ -93,7 +110,8 @@ class Runs:
     """Graphs of orders over a store, a blob store and targets. It keeps nothing: any process may do the next step.
 
     `limits`: how many orders of one run a target executes at once; `lease`: seconds that one evaluation may take before
-    another takes over. Safe to share between threads.
+    another takes over; `at_once`: orders that are handed to a target in parallel when it is slow,
+    10 at most, in order with 1. `secrets` encrypts those of orders. Safe to share between threads.
     """
 
     def __init__(
@@ -108,7 +126,11 @@ class Runs:
         listener: ResultListener | None = None,
         limits: Mapping[str, int] | None = None,
         lease: float = 60.0,
+        at_once: int = 10,
+        secrets: Secrets | None = None,
     ) -> None:
+        self._secrets = secrets
+        self._at_once = min(max(at_once, 1), GROUP)
         self._store, self._blobs, self._targets, self._code = store, blobs, targets, code
         self._timer, self._listener = timer, listener
         self._evaluator = Evaluator(
@@ -119,13 +141,14 @@ class Runs:
             timer=timer,
             limits=dict(limits or {}),
             lease=lease,
+            at_once=self._at_once,
         )
 
     def submit(self, body: object, *, delivery_id: str | None = None) -> RunAnswer:
         """Store a run and trigger it; the same delivery again returns the first answer.
 
         `delivery_id`: what the caller knows it by. RequestRefusedError: 400 and 405 as `read_delivery` and
-        `parse_request`, 409 when another run has the id.
+        `parse_request`, 409 when another run has the id. SecretsError.
         """
         delivery = read_delivery(body, delivery_id=delivery_id)
         request = parse_request(delivery.document, targets=self._targets)
@@ -147,23 +170,24 @@ class Runs:
         """
         return self._evaluator.evaluate(run)
 
-    def receive(self, key: str) -> bool:
-        """Hear that a result was stored under a key: evaluate its run; False if it is none of ours.
+    def receive(self, key: str, *more: str) -> bool:
+        """Hear that results were stored under keys: evaluate their runs, once each; False if none of them is ours.
 
         A result of an unknown order changes nothing but leaves a note.
         """
-        found = _keys.read_result(key)
-        if found is None:
-            return False
-        run, number = found
-        try:
-            total = self._store.job(run).counts.total
-        except NotFoundError:
-            return False
-        if number > total:
-            self._store.note(run, "ignored", {"result": key, "why": "unknown order"})
-        self.evaluate(run)
-        return True
+        heard: dict[str, int] = {}
+        for run, number in filter(None, map(_keys.read_result, (key, *more))):
+            try:
+                if run not in heard:
+                    heard[run] = self._store.job(run).counts.total
+            except NotFoundError:
+                continue
+            if number > heard[run]:
+                told = {"result": _keys.result(run, number), "why": "unknown order"}
+                self._store.note(run, "ignored", told)
+        for run in heard:
+            self.evaluate(run)
+        return bool(heard)
 
     def deliver(self, run: str, order: str, result: bytes) -> bool:
         """Store the result of an order and evaluate; False: it has one already, and a note is left. NotFoundError."""
@@ -188,29 +212,58 @@ class Runs:
         return verdict
 
     def tick(self) -> list[str]:
-        """Look after every run that goes on, as its watchdogs would; return which these are."""
+        """Look after every run that is not finished, as its watchdogs would; return which these were."""
         found = self._store.jobs(states=set(JobState) - JOB_ENDS, limit=10_000)
-        runs = [job.id for job in found if job.new.handler == HANDLER]
-        for run in runs:
+        runs = {job.id: None for job in found if job.new.handler == HANDLER}
+        # Those that have ended, but whose orders have not.
+        held = (run_of(worker.id) for worker in self._store.workers())
+        runs.update({run: None for run in held if run is not None})
+        return [run for run in runs if self._look_after(run)]
+
+    def _look_after(self, run: str) -> bool:
+        try:
             for step in list(self._evaluator.steps(run, StepState.RUNNING)):
                 self._watch_step(run, step)
             self.watchdog(run)
-        return runs
+        except NotFoundError:
+            # Somebody deleted it in the middle.
+            self._store.retire(worker_of(run))
+            return False
+        return True
 
     def resume(self) -> list[str]:
         """Dispatch again what a target may have forgotten with its process, and tick; return the runs that go on."""
-        for run in (runs := self.tick()):
-            for step in list(self._evaluator.steps(run, StepState.RUNNING)):
-                if step.begun:
-                    self._evaluator.dispatch_again(work_of(run, step))
+        runs = self.tick()
+        self._dispatch_again(runs)
         return runs
+
+    def _dispatch_again(self, runs: Iterable[str]) -> bool:
+        """Hand over again what runs, as it seems; return whether there was room for all."""
+        works = [
+            work_of(run, step)
+            for run in runs
+            for step in self._evaluator.steps(run, StepState.RUNNING)
+            if step.begun
+        ]
+        return sum(not self._evaluator.dispatch_again(work) for work in works) == 0
 
     def cancel(self, run: str, reason: str = "") -> RunView:
         """Cancel what has not started and end what runs. IllegalTransition when the run has ended, NotFoundError."""
+        self._job(run)
         self._store.change_job(run, JobState.CANCELLED, reason=reason)
-        self._stop(run)
         self.evaluate(run)
         return self.status(run)
+
+    def find(self, *, limit: int = 50) -> list[RunSummary]:
+        """Return runs, newest first."""
+        found: list[RunSummary] = []
+        after: str | None = None
+        while len(found) < limit and (page := self._store.jobs(after=after, limit=_PAGE)):
+            found += [_summary(job) for job in page if job.new.handler == HANDLER]
+            after = page[-1].id
+            if len(page) < _PAGE:
+                break
+        return found[:limit]
 
     def retry(self, run: str, order: str, *, delivery_id: str | None = None) -> RunAnswer:
         """Run an order that has not succeeded again, with all that fell with it, as a new run. NotFoundError.
@@ -259,7 +312,10 @@ class Runs:
         return self._blobs.get(_keys.log(run, self._store.step(run, order).position + 1))
 
     def _job(self, run: str) -> JobRecord:
-        job = self._store.job(run)
+        try:
+            job = self._store.job(run)
+        except NotFoundError:
+            raise NotFoundError("run", run, self._store.tenant) from None
         if job.new.handler != HANDLER:
             raise NotFoundError("run", run, self._store.tenant)
         return job
@@ -276,17 +332,32 @@ class Runs:
     def _pack(self, run: str, digest: str, request: RunRequest) -> list[NewStep]:
         """Store the archive of each order, or raise with all faults."""
         files = self._files(request)
-        steps: list[NewStep] = []
-        for number, order in enumerate(request.orders, 1):
-            key = _keys.archive(run, digest, number)
+        archives = [_keys.archive(run, digest, number) for number in range(1, len(request.orders) + 1)]
+
+        def store(one: tuple[Order, str]) -> None:
+            order, key = one
             if not self._blobs.exists(key):
-                self._blobs.put(key, _archive.pack(order, files[order.code or request.repository]))
-            steps.append(_new_step(order, number, key))
-        return steps
+                sealed = self._secrets.seal(order.secrets) if self._secrets and order.secrets else b""
+                self._blobs.put(key, _archive.pack(order, files[order.code or request.repository], sealed))
+
+        works = zip(request.orders, archives, strict=True)
+        if self._at_once == 1 or len(archives) == 1:
+            for one in works:
+                store(one)
+        else:
+            # What each waits for is a disk or a network.
+            with ThreadPoolExecutor(self._at_once, "holdfast-archive") as pool:
+                list(pool.map(store, works))
+        numbered = enumerate(zip(request.orders, archives, strict=True), 1)
+        return [_new_step(order, number, key) for number, (order, key) in numbered]
 
     def _files(self, request: RunRequest) -> dict[str, Mapping[str, tuple[bytes, int]]]:
         found: dict[str, Mapping[str, tuple[bytes, int]]] = {}
-        faults: list[str] = []
+        faults = [
+            f"order {order.name!r} has secrets, and nothing here encrypts them; give Runs `secrets`"
+            for order in request.orders
+            if order.secrets and self._secrets is None
+        ]
         for location in dict.fromkeys(order.code or request.repository for order in request.orders):
             try:
                 found[location] = self._code.files(location)
@@ -318,6 +389,7 @@ class Runs:
             dedup_key=dedup_key,
             # A second dispatch of an order starts nothing.
             idempotent=True,
+            whole=True,
             job_timeout=request.job_timeout,
             settings=settings,
         )
@@ -388,11 +460,6 @@ class Runs:
             self._evaluator.cancel(work)
         return Verdict.TIMED_OUT, None
 
-    def _stop(self, run: str) -> None:
-        for step in list(self._evaluator.steps(run, StepState.RUNNING)):
-            if step.begun:
-                self._evaluator.cancel(work_of(run, step))
-
     def _ended_steps(self, run: str) -> dict[str, StepRecord]:
         job = self._job(run)
         if job.state not in JOB_ENDS or job.counts.running:
@@ -419,6 +486,7 @@ class Runs:
             name=old.new.name,
             dedup_key=dedup_key,
             idempotent=True,
+            whole=True,
             job_timeout=old.new.job_timeout,
             retry_of=run,
             settings=old.new.settings,
@@ -450,6 +518,17 @@ def _new_step(order: Order, number: int, archive: str) -> NewStep:
     )
 
 
+def _summary(job: JobRecord) -> RunSummary:
+    return RunSummary(
+        run_id=job.id,
+        flow_id=job.new.settings["flow"],
+        state=job.state,
+        done=job.counts.done,
+        total=job.counts.total,
+        created_at=job.created_at,
+    )
+
+
 def _run_id(dedup_key: str | None) -> str:
     """Return a new id; the same for the same delivery, so that two who receive it at once agree."""
     if dedup_key is None:
@@ -474,6 +553,8 @@ def _view(step: StepRecord) -> OrderView:
         number=step.position + 1,
         state=step.state,
         reserved=step.state is StepState.RUNNING and not step.begun,
+        depends_on=step.depends_on,
+        must_succeed=step.must_succeed,
         target=step.target,
         error=step.error,
         started_at=step.started_at,

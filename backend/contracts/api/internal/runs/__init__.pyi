@@ -1,0 +1,1 @@
+"""The HTTP API for graphs of orders, and a worker that executes orders of other machines (extra `api`)."""

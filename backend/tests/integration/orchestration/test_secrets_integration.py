@@ -1,0 +1,193 @@
+"""Runs × secrets and git: encrypted by the real programs, read by who executes, shown nowhere; code as committed."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backend.tests.integration.orchestration._yard import order, request
+from holdfast.infrastructure.store.sql import open_store
+from holdfast.services.jobs.graphs import RequestRefusedError, RunService
+from holdfast.services.jobs.graphs.git import GitCode
+from holdfast.services.jobs.graphs.secrets import AgeSecrets, Secrets, SecretsError, SopsSecrets
+
+KINDS: dict[str, type[AgeSecrets] | type[SopsSecrets]] = {"age": AgeSecrets, "sops": SopsSecrets}
+SECRET = "hush-hush-4711"
+
+
+@pytest.fixture(params=sorted(KINDS))
+def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
+    """Give secrets of each kind whose programs are installed here."""
+    for program in {request.param, "age-keygen"}:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    made: Secrets = KINDS[request.param]([recipient(tmp_path)], identity=tmp_path / "key")
+    return made
+
+
+def recipient(folder: Path) -> str:
+    """Make a key; return for whom to encrypt."""
+    said = subprocess.run(
+        ["age-keygen", "-o", str(folder / "key")], capture_output=True, text=True, check=True
+    )
+    return said.stderr.partition("Public key: ")[2].strip()
+
+
+@contextmanager
+def service(folder: Path, secrets: Secrets | None) -> Generator[RunService]:
+    """Give runs of a folder."""
+    (folder / "code").mkdir(exist_ok=True)
+    (folder / "code" / "run.sh").write_text("echo ran\n", encoding="utf-8")
+    with (
+        open_store(f"sqlite:///{folder}/runs.db") as store,
+        RunService(store, folder / "runs", code=folder, secrets=secrets, every=0.1) as made,
+    ):
+        yield made
+
+
+def test_an_order_is_given_its_secrets_and_nobody_else(sealed: Secrets, tmp_path: Path) -> None:
+    """As variables; neither archive, database, comment nor output has them."""
+    command = 'test "${#TOKEN}" = 14; echo "it is $TOKEN"; ls ..'
+    one = order("a", commands=[command], secrets={"TOKEN": SECRET})
+    with service(tmp_path, sealed) as runs:
+        run = runs.runs.submit(request(one)).run_id
+        runs.serve()
+        assert runs.runs.status(run).status == "succeeded"
+        assert runs.runs.log(run, "a") == b"it is ***\ncode\norder.json\n"
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_who_has_another_key_reads_nothing(sealed: Secrets, tmp_path: Path) -> None:
+    """The order fails and says why."""
+    with service(tmp_path, sealed) as runs:
+        run = runs.runs.submit(request(order("a", secrets={"A": "bc"}), order("b"))).run_id
+    (tmp_path / "key").unlink()
+    recipient(tmp_path)
+    with service(tmp_path, sealed) as runs:
+        runs.serve()
+        a, b = runs.runs.status(run).orders
+        assert (a.state, b.state) == ("failed", "succeeded")
+        assert "ended with exit code" in a.error
+
+
+def test_secrets_without_a_key_are_refused_or_fail(tmp_path: Path) -> None:
+    """At the submission where nobody encrypts; when it is executed where nobody reads."""
+    with (
+        service(tmp_path, None) as runs,
+        pytest.raises(RequestRefusedError, match="order 'a' has secrets, and nothing here encrypts them"),
+    ):
+        runs.runs.submit(request(order("a", secrets={"A": "b"})))
+    with pytest.raises(SecretsError, match="there is no key file None"):
+        AgeSecrets(["age1x"]).open(b"")
+    with pytest.raises(SecretsError, match="give recipients such as"):
+        AgeSecrets(["-o/etc/passwd"]).seal({})
+
+
+@pytest.mark.parametrize("program", sorted(KINDS))
+def test_a_program_that_is_missing_is_named(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With how to get it; nothing is stored."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with service(tmp_path, KINDS[program](["age1x"])) as runs:
+        with pytest.raises(SecretsError, match=f"the program {program} is not installed; .*https://"):
+            runs.runs.submit(request(order("a", secrets={"A": "b"})))
+        assert runs.runs.find() == []
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, without settings of this machine."""
+    env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+    who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
+    done = subprocess.run(
+        ["git", *who, *words], cwd=folder, env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Give a folder with a repository `app` of two commits, and something that is not committed."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    app = tmp_path / "repositories" / "app"
+    (app / "deep").mkdir(parents=True)
+    git(app, "init", "-q", "-b", "main")
+    (app / "run.sh").write_text("echo one\n", encoding="utf-8")
+    (app / "run.sh").chmod(0o755)
+    (app / "deep" / "data").write_bytes(b"\0\1")
+    git(app, "add", ".")
+    git(app, "commit", "-qm", "one")
+    git(app, "tag", "v1")
+    (app / "run.sh").write_text("echo two\n", encoding="utf-8")
+    git(app, "commit", "-qam", "two")
+    (app / "run.sh").write_text("echo three\n", encoding="utf-8")
+    return tmp_path / "repositories"
+
+
+def test_code_is_what_was_committed(repository: Path) -> None:
+    """At a branch, a tag or a commit, all of it or a folder, with its modes."""
+    code = GitCode(repository)
+    assert code.files("app@v1") == {"run.sh": (b"echo one\n", 0o755), "deep/data": (b"\0\1", 0o644)}
+    assert code.files("app@main")["run.sh"][0] == b"echo two\n"
+    assert code.files(f"app@{git(repository / 'app', 'rev-parse', 'HEAD~1')}") == code.files("app@v1")
+    assert code.files("app@main:deep") == {"data": (b"\0\1", 0o644)}
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("app", "it names no commit"),
+        ("app@", "it names no commit"),
+        ("app@--output=x", "it names no commit"),
+        ("app@v1..main", "it names no commit"),
+        ("app@v2", "there is no such commit"),
+        ("app@main:nowhere", "git does not give it"),
+        ("app@main:../x", "does not lie below"),
+        ("../app@main", "does not lie below"),
+        ("/app@main", "does not lie below"),
+        ("other@main", "there is no such repository"),
+    ],
+)
+def test_a_wrong_location_is_a_fault(repository: Path, location: str, said: str) -> None:
+    """It says what is wrong."""
+    with pytest.raises(ValueError, match=said):
+        GitCode(repository).files(location)
+
+
+def test_links_and_too_much_are_refused(repository: Path) -> None:
+    """A link could lead anywhere."""
+    with pytest.raises(ValueError, match="more than 5 bytes"):
+        GitCode(repository, most=5).files("app@main")
+    (repository / "app" / "link").symlink_to("/etc/passwd")
+    git(repository / "app", "add", "link")
+    git(repository / "app", "commit", "-qm", "link")
+    with pytest.raises(ValueError, match="link is a link"):
+        GitCode(repository).files("app@main")
+
+
+def test_a_run_has_its_code_from_git(repository: Path, tmp_path: Path) -> None:
+    """As it was when it was submitted."""
+    with (
+        open_store(f"sqlite:///{tmp_path}/runs.db") as store,
+        RunService(store, tmp_path / "runs", code=GitCode(repository), every=0.1) as runs,
+    ):
+        orders = [
+            order("a", commands=["./run.sh"], code="app@v1"),
+            order("b", commands=["./run.sh"], code="app@main"),
+        ]
+        run = runs.runs.submit(request(*orders)).run_id
+        runs.serve()
+        assert [runs.runs.log(run, name) for name in "ab"] == [b"one\n", b"two\n"]
+
+
+def test_git_that_is_missing_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With how to get it."""
+    monkeypatch.setenv("PATH", str(repository))
+    with pytest.raises(ValueError, match="git is not installed; on Debian: apt-get install git"):
+        GitCode(repository).files("app@main")
