@@ -17,6 +17,9 @@ from holdfast.lab.scenarios import scenarios as scenarios
 from holdfast.lab.subjects import Subject as Subject
 from holdfast.lab.subjects import subject as subject
 from holdfast.lab.subjects import subjects as subjects
+from holdfast.lab.tuning import Trial as Trial
+from holdfast.lab.tuning import Tuning as Tuning
+from holdfast.lab.tuning import tune as tune
 from holdfast.lab.world import World as World
 
 __all__ = [
@@ -27,7 +30,9 @@ __all__ = [
     "Scenario",
     "Server",
     "Subject",
+    "Trial",
     "Trouble",
+    "Tuning",
     "World",
     "compare",
     "escape_load",
@@ -38,4 +43,5 @@ __all__ = [
     "subject",
     "subjects",
     "table",
+    "tune",
 ]

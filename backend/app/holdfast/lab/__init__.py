@@ -7,6 +7,7 @@ from holdfast.lab.measures import Interval, Measures
 from holdfast.lab.report import html, table
 from holdfast.lab.scenarios import Scenario, Server, Trouble, load_scenarios, scenarios
 from holdfast.lab.subjects import Subject, subject, subjects
+from holdfast.lab.tuning import Trial, Tuning, tune
 from holdfast.lab.world import World
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Scenario",
     "Server",
     "Subject",
+    "Trial",
     "Trouble",
+    "Tuning",
     "World",
     "compare",
     "escape_load",
@@ -28,4 +31,5 @@ __all__ = [
     "subject",
     "subjects",
     "table",
+    "tune",
 ]

@@ -71,7 +71,7 @@ _KINDS = [
 
 
 def subjects() -> Mapping[str, Subject]:
-    """Return the subjects that the lab knows by name: `none`, `holdfast` and its kinds, the peers as they come and tuned."""
+    """Return the subjects that the lab knows by name: `none`, `holdfast` and its kinds, peers as they are and tuned."""
     from holdfast.lab import _peers
 
     sync = Subject(name="holdfast-sync", make=_recommended("general"), asynchronous=False)
