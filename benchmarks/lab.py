@@ -1,7 +1,7 @@
 """Every policy in every scenario of the lab: `python -m benchmarks.lab [--for SECONDS] [--write]`.
 
-Runs are kept in build/lab, one line each, and are not made again: call it again to go on. Ours and no policy get
-`--seeds`, the peers `--peer-seeds`. `--share 0/2` takes half of the work, for two processes. `--write` makes the
+Runs are kept in build/lab, one line each, and are not made again: call it again to go on. The default and no policy
+get `--seeds`, all others `--other-seeds`. `--share 0/2` takes half of the work, for two processes. `--write` makes the
 tables of docs/reference/lab-results.md and the pages beside it from what there is.
 """
 
@@ -46,17 +46,17 @@ def policies() -> list[str]:
     ]
 
 
-def is_ours(policy: str) -> bool:
-    """Return whether a subject is none of the peers'."""
-    return policy == "none" or policy.startswith("holdfast")
+def is_central(policy: str) -> bool:
+    """Return whether a subject gets the many seeds: the default, and what it is compared with."""
+    return policy in {"none", "holdfast"}
 
 
-def wanted(seeds: int, peer_seeds: int) -> Iterator[tuple[int, str, str]]:
+def wanted(seeds: int, other_seeds: int) -> Iterator[tuple[int, str, str]]:
     """Yield seed, scenario and policy of every run, so that what is done after any time is as even as can be."""
-    for seed in range(max(seeds, peer_seeds)):
+    for seed in range(max(seeds, other_seeds)):
         for scenario in lab.scenarios():
             for policy in policies():
-                if seed < (seeds if is_ours(policy) else peer_seeds):
+                if seed < (seeds if is_central(policy) else other_seeds):
                     yield seed, scenario, policy
 
 
@@ -71,12 +71,12 @@ def load() -> dict[tuple[str, str], dict[int, Measures]]:
     return found
 
 
-def work(seeds: int, peer_seeds: int, seconds: float, share: tuple[int, int]) -> int:
+def work(seeds: int, other_seeds: int, seconds: float, share: tuple[int, int]) -> int:
     """Make the runs that are missing for so long; return how many are missing still."""
     done, end = load(), time.monotonic() + seconds
     missing = [
         (seed, scenario, policy)
-        for number, (seed, scenario, policy) in enumerate(wanted(seeds, peer_seeds))
+        for number, (seed, scenario, policy) in enumerate(wanted(seeds, other_seeds))
         if number % share[1] == share[0] and seed not in done.get((policy, scenario), {})
     ]
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -175,15 +175,16 @@ def page(results: Results) -> str:
         policy: [len(results.get((policy, scenario), {})) for scenario in scenarios] for policy in policies()
     }
     least = {
-        kind: min(min(one) for policy, one in counts.items() if is_ours(policy) is ours)
-        for kind, ours in (("ours", True), ("peers", False))
+        kind: min(min(one) for policy, one in counts.items() if is_central(policy) is ours)
+        for kind, ours in (("ours", True), ("others", False))
     }
     lines = [
         "# The lab: every policy in every scenario",
         "",
         "Made by `python -m benchmarks.lab --write`; [what the measures mean](lab.md). Means and half the width of",
-        f"their 95 % bootstrap intervals: at least {least['ours']} seeds of no policy and of ours,",
-        f"{least['peers']} of the peers'. Recovery in seconds, of the runs that recover. `NAME` is a library as its documentation shows it,",
+        f"their 95 % bootstrap intervals: at least {least['ours']} seeds of no policy and of the default,",
+        f"{least['others']} of the others. Recovery in seconds, of the runs that recover. `NAME` is a library as its",
+        "documentation shows it,",
         "`NAME-tuned` has settings equal to each other's. tenacity's default, which retries at once and for ever, is",
         "left out. pybreaker lets a client make one call at a time; what waits for its lock counts as a long call.",
         "",
@@ -227,9 +228,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, write what there is."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
     parser.add_argument(
-        "--seeds", type=int, default=30, help="runs of ours and of no policy in each scenario"
+        "--seeds", type=int, default=30, help="runs of the default and of no policy in each scenario"
     )
-    parser.add_argument("--peer-seeds", type=int, default=5, help="runs of each peer in each scenario")
+    parser.add_argument(
+        "--other-seeds", type=int, default=5, help="runs of each other policy in each scenario"
+    )
     parser.add_argument("--for", type=float, default=inf, dest="seconds", help="stop after so many seconds")
     parser.add_argument("--share", default="0/1", help="which part of how many this process makes")
     parser.add_argument("--write", action="store_true", help="write the page and the plots, and run nothing")
@@ -239,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
         draw()
         return 0
     part, of = map(int, options.share.split("/"))
-    left = work(options.seeds, options.peer_seeds, options.seconds, (part, of))
+    left = work(options.seeds, options.other_seeds, options.seconds, (part, of))
     print(f"{left} runs are missing", file=sys.stderr)
     return 0
 

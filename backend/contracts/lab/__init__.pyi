@@ -1,5 +1,7 @@
 """The lab: what would this policy do in an outage? Real policies, in virtual time, against a simulated dependency."""
 
+from holdfast.lab.cost import Cost as Cost
+from holdfast.lab.cost import cost as cost
 from holdfast.lab.experiment import Comparison as Comparison
 from holdfast.lab.experiment import Run as Run
 from holdfast.lab.experiment import compare as compare
@@ -24,6 +26,7 @@ from holdfast.lab.world import World as World
 
 __all__ = [
     "Comparison",
+    "Cost",
     "Interval",
     "Measures",
     "Run",
@@ -35,6 +38,7 @@ __all__ = [
     "Tuning",
     "World",
     "compare",
+    "cost",
     "escape_load",
     "html",
     "load_scenarios",

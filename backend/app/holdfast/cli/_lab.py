@@ -17,6 +17,7 @@ from holdfast.cli._target import find
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.lab.cost import Cost
     from holdfast.lab.experiment import Comparison, Run
     from holdfast.lab.scenarios import Scenario
     from holdfast.lab.tuning import Tuning
@@ -55,8 +56,11 @@ def run(
     from holdfast import lab
 
     what = _scenario(scenario, file)
-    found = lab.run(_subject(policy, sync=sync), what, seeds=seeds)
+    who = _subject(policy, sync=sync)
+    found = lab.run(who, what, seeds=seeds)
     _tell(found, (found,), html, json=json)
+    if not json:
+        _show.line(f"\nHealthy, it costs {_priced(lab.cost(who))}, measured here and now.")
     never = any(one.metastable for one in found.measures)
     return int(Code.WANTING if never else Code.FINE)
 
@@ -192,6 +196,10 @@ def _tell(found: Run | Comparison, runs: Sequence[Run], html: Path | None, *, js
         _show.line("")
         _show.line(lab.table(found))
     _write(html, found)
+
+
+def _priced(cost: Cost) -> str:
+    return f"{cost.cpu * 1e6:.1f} µs of the processor a call and {cost.size:,.0f} bytes a client"
 
 
 def _write(html: Path | None, found: Run | Comparison | Tuning) -> None:

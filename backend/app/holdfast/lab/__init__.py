@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast.lab.cost import Cost, cost
 from holdfast.lab.experiment import Comparison, Run, compare, escape_load, run
 from holdfast.lab.measures import Interval, Measures
 from holdfast.lab.report import html, table
@@ -12,6 +13,7 @@ from holdfast.lab.world import World
 
 __all__ = [
     "Comparison",
+    "Cost",
     "Interval",
     "Measures",
     "Run",
@@ -23,6 +25,7 @@ __all__ = [
     "Tuning",
     "World",
     "compare",
+    "cost",
     "escape_load",
     "html",
     "load_scenarios",

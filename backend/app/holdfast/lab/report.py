@@ -50,7 +50,7 @@ def html(result: Run | Comparison | Tuning) -> str:
     runs = _runs(result)
     title = f"{', '.join(run.policy for run in runs)} in {runs[0].scenario.name}"
     parts = [*(f"<p>{escape(run.verdict)}</p>" for run in runs), _html_table(_measure_rows(runs))]
-    parts += [f"<h2>{escape(run.policy)}</h2>{_plot(run)}" for run in runs]
+    parts += [f"<h2>{escape(run.policy)}</h2>{_plot(run)}{_strip(run)}" for run in runs]
     seeds = len(runs[0].seeds)
     parts.append(f"<p>Means and 95 % intervals of {seeds} seeds; plots of seed {runs[0].seeds[0]}.</p>")
     return _page(title, parts)
@@ -170,4 +170,33 @@ def _plot(run: Run) -> str:
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + _BOTTOM + 6}" role="img" font-size="11" fill="currentColor" '
         f'aria-label="calls per second of {escape(run.policy)}">{"".join(shapes)}</svg><p>{legend} (per second)</p>'
+    )
+
+
+_STATES = {"open": "#b3261e", "half-open": "#c77700"}
+_STRIP = 48
+
+
+def _strip(run: Run) -> str:
+    """Draw how many clients' breakers are open and half-open; nothing where there are none."""
+    series, clients = run.series, run.scenario.clients
+    if not series.open:
+        return ""
+    step = (_WIDTH - _LEFT) / max(1, len(series.calls) - 1)
+    shapes: list[str] = []
+    for name, values in zip(_STATES, (series.open, series.half_open), strict=True):
+        points = " ".join(
+            f"{_LEFT + second * step:.1f},{4 + _STRIP * (1 - value / clients):.1f}"
+            for second, value in enumerate(values)
+        )
+        style = f'fill="none" stroke="{_STATES[name]}" stroke-width="1.3"'
+        shapes.append(f'<polyline points="{points}" {style}><title>{name}</title></polyline>')
+    for value in (0, clients):
+        y = 8 + _STRIP * (1 - value / clients)
+        shapes.append(f'<text x="{_LEFT - 6}" y="{y:.1f}" text-anchor="end">{value}</text>')
+    legend = " ".join(f'<span style="color:{colour}">■ {name}</span>' for name, colour in _STATES.items())
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_STRIP + 12}" role="img" font-size="11" fill="currentColor" '
+        f'aria-label="breakers of {escape(run.policy)}">{"".join(shapes)}</svg>'
+        f"<p>{legend} (clients whose circuit breaker is so)</p>"
     )
