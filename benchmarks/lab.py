@@ -23,7 +23,9 @@ from holdfast.lab.measures import Interval, Measures, bootstrap
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "lab"
 PAGE = ROOT / "docs" / "reference" / "lab-results.md"
+REFERENCE = ROOT / "docs" / "reference" / "lab.md"
 PLOTS = ROOT / "docs" / "reference" / "lab"
+_MARKS = ("<!-- made by benchmarks.lab -->", "<!-- end -->")
 
 # Retries without a pause and without an end are no policy for a comparison; threads tell the same as coroutines.
 _LEFT_OUT = {"tenacity", "holdfast-sync"}
@@ -92,10 +94,10 @@ def work(seeds: int, other_seeds: int, seconds: float, share: tuple[int, int]) -
     return 0
 
 
-def shown(interval: Interval) -> str:
+def shown(interval: Interval, digits: int = 2) -> str:
     """Return a mean, and half the width of its interval where there is one."""
-    half = (interval.high - interval.low) / 2
-    return f"{interval.mean:.2f}" + (f" ±{half:.2f}" if half >= 0.005 else "")  # else it shows as 0
+    half = round((interval.high - interval.low) / 2, digits)
+    return f"{interval.mean:.{digits}f}" + (f" ±{half:.{digits}f}" if half else "")
 
 
 def recovery(values: Sequence[float]) -> str:
@@ -139,32 +141,25 @@ _BETTER = {
 def losses(results: Results, ours: str = "holdfast") -> Iterator[str]:
     """Yield a row for each peer that is better than ours in a scenario, by an interval paired by seed."""
     for scenario, spec in lab.scenarios().items():
-        longest = spec.duration - spec.fault[1]
-        mine = results.get((ours, scenario), {})
         for policy in policies():
-            theirs = results.get((policy, scenario), {})
+            theirs, mine = results.get((policy, scenario), {}), results.get((ours, scenario), {})
             common = sorted({*mine} & {*theirs})
             if policy.startswith("holdfast") or not common:
                 continue
             for measure, (sign, least) in _BETTER.items():
-                pairs = [
-                    sign
-                    * (
-                        min(getattr(theirs[seed], measure), longest)
-                        - min(getattr(mine[seed], measure), longest)
-                    )
-                    for seed in common
-                ]
-                found = bootstrap(pairs)
+                longest = spec.duration - spec.fault[1]
+                here, there = (
+                    [min(getattr(who[seed], measure), longest) for seed in common] for who in (mine, theirs)
+                )
+                found = bootstrap([sign * (other - own) for own, other in zip(here, there, strict=True)])
                 if found.mean >= least and found.low > 0:
-                    told = [
-                        bootstrap([min(getattr(who[seed], measure), longest) for seed in common]).mean
-                        for who in (mine, theirs)
-                    ]
-                    yield (
-                        f"| {scenario} | {measure} | {told[0]:.2f} | {policy} | {told[1]:.2f} | "
-                        f"{found.low:.2f} to {found.high:.2f} |"
-                    )
+                    told = " | ".join(f"{bootstrap(values).mean:.2f}" for values in (here, there))
+                    sure = f"{found.low:.2f} to {found.high:.2f}" if len(common) > 1 else f"{found.mean:.2f}"
+                    yield f"| {scenario} | {measure} | {policy} | {told} | {sure} | {len(common)} |"
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed{'s' if number != 1 else ''}"
 
 
 def page(results: Results) -> str:
@@ -175,18 +170,19 @@ def page(results: Results) -> str:
         policy: [len(results.get((policy, scenario), {})) for scenario in scenarios] for policy in policies()
     }
     least = {
-        kind: min(min(one) for policy, one in counts.items() if is_central(policy) is ours)
-        for kind, ours in (("ours", True), ("others", False))
+        kind: min(min(one) for policy, one in counts.items() if is_central(policy) is central)
+        for kind, central in (("central", True), ("others", False))
     }
     lines = [
         "# The lab: every policy in every scenario",
         "",
         "Made by `python -m benchmarks.lab --write`; [what the measures mean](lab.md). Means and half the width of",
-        f"their 95 % bootstrap intervals: at least {least['ours']} seeds of no policy and of the default,",
-        f"{least['others']} of the others. Recovery in seconds, of the runs that recover. `NAME` is a library as its",
-        "documentation shows it,",
-        "`NAME-tuned` has settings equal to each other's. tenacity's default, which retries at once and for ever, is",
-        "left out. pybreaker lets a client make one call at a time; what waits for its lock counts as a long call.",
+        f"their 95 % bootstrap intervals: {_seeds(least['central'])} of no policy and of the default at least, and",
+        f"{_seeds(least['others'])} of the others; a single seed has no interval. Recovery in seconds, of the runs",
+        "that recover. `NAME` is a library as its documentation shows it, `NAME-tuned` has settings equal to each",
+        "other's. tenacity's default, which retries at once and for ever, is left out. pybreaker lets a client make",
+        "one call at a time; what waits for its lock counts as a long call. A policy that retries for long has goodput",
+        "during a fault from calls that end after it.",
         "",
         "Pages with plots: " + ", ".join(f"[{name}](lab/{name}.html)" for name in _DRAWN) + ".",
         "",
@@ -207,13 +203,46 @@ def page(results: Results) -> str:
         "## Where the default loses",
         "",
         "Peers, or no policy, that are better than `holdfast` by an interval paired by seed that does not hold 0.",
-        "Recovery that never comes counts as the rest of the run.",
+        "Recovery that never comes counts as the rest of the run. A single seed gives no interval, only a hint.",
         "",
-        "| scenario | measure | holdfast | against | there | better by, 95 % |",
-        "|---|---|---|---|---|---|",
+        "| scenario | measure | better | holdfast | that one | by, 95 % | seeds |",
+        "|---|---|---|---|---|---|---|",
         *losses(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def summary(results: Results) -> str:
+    """Return the default beside no policy, by scenario, as docs/reference/lab.md shows it."""
+    lines = [
+        "| scenario | seeds | goodput: none | holdfast | attempts per call | recovery s: none | holdfast | refused |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for scenario in lab.scenarios():
+        bare, ours = (results.get((name, scenario), {}) for name in ("none", "holdfast"))
+        seeds = sorted({*bare} & {*ours})
+        if not seeds:
+            continue
+        row = [scenario, str(len(seeds))]
+        for who, name in (
+            (bare, "goodput"),
+            (ours, "goodput"),
+            (ours, "amplification"),
+            (bare, "recovery"),
+            (ours, "recovery"),
+            (ours, "false_rejections"),
+        ):
+            values = [getattr(who[seed], name) for seed in seeds]
+            row.append(recovery(values) if name == "recovery" else shown(bootstrap(values), 3))
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def put(text: str, results: Results) -> str:
+    """Return a page with the summary between its marks."""
+    head, _, rest = text.partition(_MARKS[0])
+    tail = rest.partition(_MARKS[1])[2]
+    return f"{head}{_MARKS[0]}\n\n{summary(results)}\n\n{_MARKS[1]}{tail}"
 
 
 def draw() -> None:
@@ -238,7 +267,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write the page and the plots, and run nothing")
     options = parser.parse_args(arguments)
     if options.write:
-        PAGE.write_text(page(load()), encoding="utf-8")
+        results = load()
+        PAGE.write_text(page(results), encoding="utf-8")
+        REFERENCE.write_text(put(REFERENCE.read_text(encoding="utf-8"), results), encoding="utf-8")
         draw()
         return 0
     part, of = map(int, options.share.split("/"))
