@@ -1,11 +1,8 @@
 """Simulation × sockets: what a policy does to a real server's process, it does in the lab."""
 
 import asyncio
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -16,21 +13,6 @@ CLIENTS = 4
 CALLS = 100  # of each client, while the server is off
 PAUSE = 0.01
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Give the port of a server in a process of its own."""
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("_server.py"))], stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdout is not None
-    try:
-        yield int(server.stdout.readline())
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
 
 
 async def ask(port: int, what: str = "call") -> str:
