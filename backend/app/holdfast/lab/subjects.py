@@ -51,13 +51,17 @@ def _made(factory: Callable[[], object]) -> Policy:
     return policy
 
 
+def _shard(call: Any) -> int:
+    """Return the shard of what a function in the lab is told of its call."""
+    shard: int = call.shard
+    return shard
+
+
 def _recommended(kind: str) -> Callable[[Function], Function]:
     def make(fn: Function) -> Function:
         from holdfast.infrastructure.resilience.registry import recommended
 
-        # What is called in the lab is told of its call, which knows its shard.
-        key = (lambda call: call.shard) if kind == "sharded" else None
-        return recommended("lab", kind, key=key)(fn)
+        return recommended("lab", kind, key=_shard if kind == "sharded" else None)(fn)
 
     return make
 

@@ -233,8 +233,8 @@ def _vary(settings: Mapping[str, object], space: Space, chance: Random) -> dict[
     changed = dict(settings)
     for name in chance.sample(sorted(space), min(len(space), chance.randint(1, 3))):
         values: Any = space[name]
-        old: Any = settings.get(name)
-        if isinstance(values, tuple) and isinstance(old, (int, float)):
+        old, ranged = settings.get(name), type(space[name]) is tuple
+        if ranged and isinstance(old, (int, float)):
             changed[name] = _whole_or_short(old * 2 ** chance.uniform(-1, 1), values)
         else:
             changed[name] = _draw(values, chance)

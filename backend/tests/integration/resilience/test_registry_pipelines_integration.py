@@ -145,7 +145,10 @@ def test_one_dead_shard_is_its_own_trouble(virtual_clock: VirtualClock) -> None:
             raise ConnectionError
         return shard
 
-    call = recommended("shop", "sharded", key=lambda shard: shard)(ask)
+    def shard_of(shard: str) -> str:
+        return shard
+
+    call = recommended("shop", "sharded", key=shard_of)(ask)
     for _ in range(20):
         with contextlib.suppress(ConnectionError, CircuitOpenError):
             call("dead")
