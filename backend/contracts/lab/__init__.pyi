@@ -1,5 +1,7 @@
 """The lab: what would this policy do in an outage? Real policies, in virtual time, against a simulated dependency."""
 
+from holdfast.lab.cost import Cost as Cost
+from holdfast.lab.cost import cost as cost
 from holdfast.lab.experiment import Comparison as Comparison
 from holdfast.lab.experiment import Run as Run
 from holdfast.lab.experiment import compare as compare
@@ -17,19 +19,26 @@ from holdfast.lab.scenarios import scenarios as scenarios
 from holdfast.lab.subjects import Subject as Subject
 from holdfast.lab.subjects import subject as subject
 from holdfast.lab.subjects import subjects as subjects
+from holdfast.lab.tuning import Trial as Trial
+from holdfast.lab.tuning import Tuning as Tuning
+from holdfast.lab.tuning import tune as tune
 from holdfast.lab.world import World as World
 
 __all__ = [
     "Comparison",
+    "Cost",
     "Interval",
     "Measures",
     "Run",
     "Scenario",
     "Server",
     "Subject",
+    "Trial",
     "Trouble",
+    "Tuning",
     "World",
     "compare",
+    "cost",
     "escape_load",
     "html",
     "load_scenarios",
@@ -38,4 +47,5 @@ __all__ = [
     "subject",
     "subjects",
     "table",
+    "tune",
 ]

@@ -12,12 +12,17 @@ SEEDS: int = 30
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What one run looked like, second by second: calls made, calls that succeeded, refused, and attempts."""
+    """What one run looked like, second by second: calls made, calls that succeeded, refused, and attempts.
+
+    `open` and `half_open`: at each second, the clients whose circuit breaker was so; empty where none has one of ours.
+    """
 
     calls: tuple[int, ...]
     good: tuple[int, ...]
     rejected: tuple[int, ...]
     attempts: tuple[int, ...]
+    open: tuple[int, ...] = ()
+    half_open: tuple[int, ...] = ()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Run:

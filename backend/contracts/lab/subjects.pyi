@@ -30,4 +30,4 @@ def subject(
     """
 
 def subjects() -> Mapping[str, Subject]:
-    """Return the subjects that the lab knows by name: `none`, `holdfast`, and the peers, with defaults and tuned."""
+    """Return the subjects that the lab knows by name: `none`, `holdfast` and its kinds, peers as they are and tuned."""

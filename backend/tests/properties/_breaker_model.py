@@ -214,7 +214,11 @@ class Model:
         """Settle a call; only the first settlement, and only of the current generation, says anything."""
         if call.settled:
             return
-        if call.generation != self.generation or self.state is DISABLED or call.expired:
+        if (
+            call.generation != self.generation
+            or self.state is DISABLED
+            or (call.expired and failed is not False)
+        ):
             call.settled = True
             return
         self.look()

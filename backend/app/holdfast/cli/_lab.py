@@ -1,4 +1,4 @@
-"""`holdfast lab`: run, compare, scenarios."""
+"""`holdfast lab`: run, compare, tune, scenarios."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from holdfast.cli._target import find
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.lab.cost import Cost
     from holdfast.lab.experiment import Comparison, Run
     from holdfast.lab.scenarios import Scenario
+    from holdfast.lab.tuning import Tuning
 
 app = typer.Typer(help="See what a policy does in an outage, before the outage.", no_args_is_help=True)
 
@@ -54,8 +56,11 @@ def run(
     from holdfast import lab
 
     what = _scenario(scenario, file)
-    found = lab.run(_subject(policy, sync=sync), what, seeds=seeds)
+    who = _subject(policy, sync=sync)
+    found = lab.run(who, what, seeds=seeds)
     _tell(found, (found,), html, json=json)
+    if not json:
+        _show.line(f"\nHealthy, it costs {_priced(lab.cost(who))}, measured here and now.")
     never = any(one.metastable for one in found.measures)
     return int(Code.WANTING if never else Code.FINE)
 
@@ -79,6 +84,96 @@ def compare(
     return int(Code.FINE)
 
 
+@app.command()
+def tune(
+    scenario: Annotated[list[str], typer.Option("--scenario", help="A scenario; give it several times.")] = [  # noqa: B006  # typer's way
+        "stall",
+        "spike",
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(help="module:name of a function that makes a policy from settings; none: ours."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=LOW:HIGH or name=A,B,C: what to search; needed with --policy."),
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", help="measure=WEIGHT: what matters how much.")
+    ] = None,
+    file: File = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many settings to try: this bounds the time.")] = 24,
+    seeds: Annotated[int, typer.Option(min=1, help="How many runs of each.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Another seed searches elsewhere; the same one finds the same.")
+    ] = 0,
+    html: Html = None,
+    json: Json = False,
+) -> int:
+    """Search settings for what matters, and show the Pareto front: what you can choose between."""
+    from holdfast import lab
+    from holdfast.lab import tuning
+
+    found = lab.tune(
+        tuning.pipeline if policy is None else find(policy),
+        _space(setting, own=policy is None),
+        scenarios=[_scenario(one, file) for one in scenario],
+        weights=_weights(weight),
+        trials=trials,
+        seeds=seeds,
+        seed=seed,
+    )
+    if json:
+        _show.as_json(
+            [{"settings": one.settings, "costs": one.costs, "sum": one.score} for one in found.front]
+        )
+    else:
+        _show.line(lab.table(found))
+    _write(html, found)
+    return int(Code.FINE)
+
+
+def _space(given: list[str] | None, *, own: bool) -> Any:
+    from holdfast.lab import tuning
+
+    if not given and own:
+        return tuning.SPACE
+    return dict(map(_range, given or []))
+
+
+def _range(text: str) -> tuple[str, Any]:
+    name, _, values = text.partition("=")
+    low, colon, high = values.partition(":")
+    try:
+        if colon:
+            return name, (_number(low), _number(high))
+        return name, [None if one == "none" else _number(one) for one in values.split(",")]
+    except ValueError:
+        raise Stop(
+            Code.WRONG_USE, f"--set {text!r} is no range: write name=LOW:HIGH or name=A,B,C in numbers"
+        ) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _weights(given: list[str] | None) -> Any:
+    from holdfast.lab import tuning
+
+    found: dict[str, float] = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = _number(value)
+        except ValueError:
+            raise Stop(Code.WRONG_USE, f"--weight {text!r} is no weight: write measure=NUMBER") from None
+    return found or tuning.WEIGHTS
+
+
 @app.command("scenarios")
 def show_scenarios(file: File = None, json: Json = False) -> int:
     """List the scenarios, the lab's or those of a file."""
@@ -100,11 +195,22 @@ def _tell(found: Run | Comparison, runs: Sequence[Run], html: Path | None, *, js
             _show.line(one.verdict)
         _show.line("")
         _show.line(lab.table(found))
-    if html is not None:
-        try:
-            html.write_text(lab.html(found), encoding="utf-8")
-        except OSError as error:
-            raise Stop(Code.WRONG_USE, f"{html} cannot be written: {error.strerror}") from None
+    _write(html, found)
+
+
+def _priced(cost: Cost) -> str:
+    return f"{cost.cpu * 1e6:.1f} µs of the processor a call and {cost.size:,.0f} bytes a client"
+
+
+def _write(html: Path | None, found: Run | Comparison | Tuning) -> None:
+    from holdfast import lab
+
+    if html is None:
+        return
+    try:
+        html.write_text(lab.html(found), encoding="utf-8")
+    except OSError as error:
+        raise Stop(Code.WRONG_USE, f"{html} cannot be written: {error.strerror}") from None
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -7,15 +7,17 @@ import logging
 import random
 from array import array
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from math import inf
 from typing import Any, TypeAlias
 
+from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, breaker_of
 from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.randomness import use_random
+from holdfast.infrastructure.resilience.states import CircuitState
 from holdfast.lab import _chance
 from holdfast.lab._chance import Chance, mix
 from holdfast.lab._course import arrival_rates
@@ -38,12 +40,14 @@ _Submit: TypeAlias = Callable[[Call, Callable[[BaseException | None], object]], 
 class Trace:
     """All that happened in a run: calls in the order of their numbers, when which attempts reached the last tier."""
 
-    __slots__ = ("attempts", "calls", "digest", "overrun", "seed", "until", "wasted", "worked")
+    __slots__ = ("attempts", "breakers", "calls", "digest", "overrun", "seed", "until", "wasted", "worked")
 
     def __init__(self, seed: int, calls: list[Call], attempts: list[tuple[float, Call]]) -> None:
         self.seed = seed
         self.calls = calls
         self.attempts = attempts
+        # At each second, how many clients' breakers are open, and half-open.
+        self.breakers: list[tuple[int, int]] = []
         self.worked = 0.0
         self.wasted = 0.0
         self.overrun = False
@@ -64,8 +68,9 @@ class Trace:
 class Simulation:
     """The clients, the servers, and the way from one to the other."""
 
-    def __init__(self, scenario: Scenario, subject: Subject, seed: int) -> None:
+    def __init__(self, scenario: Scenario, subject: Subject, seed: int, *, watch: bool = False) -> None:
         self.scenario = scenario
+        self._watch = watch
         self.subject = subject
         self.chance = Chance(seed)
         self.world = World(packages=subject.packages)
@@ -94,6 +99,9 @@ class Simulation:
         for trouble in self.scenario.troubles:
             if trouble.kind == "cancel":
                 self._loop.call_at(self._zero + trouble.start, self._cancel, trouble.rate)
+        breakers = _breakers(self._sends) if self._watch else []
+        if breakers:
+            self._look(breakers)
         end = self._loop.call_at(self._zero + self.scenario.duration, self._end)
         try:
             await self._over
@@ -109,6 +117,14 @@ class Simulation:
     def _end(self) -> None:
         if not self._over.done():
             self._over.set_result(None)
+
+    def _look(self, breakers: list[CircuitBreaker]) -> None:
+        """Note the breakers' states, now and every second."""
+        states = [one.state for one in breakers]
+        self.trace.breakers.append((states.count(CircuitState.OPEN), states.count(CircuitState.HALF_OPEN)))
+        second = len(self.trace.breakers)
+        if second < self.scenario.duration:
+            self._loop.call_at(self._zero + second, self._look, breakers)
 
     def _build(self) -> None:
         """Make the servers, last tier last, and the wrapped functions that call the first one, one per client."""
@@ -264,6 +280,15 @@ class Simulation:
         for call, task in [*self._running.items()]:
             if self.subject.asynchronous and self.chance.uniform(_chance.CANCEL, call.number) < share:
                 task.cancel()
+
+
+def _breakers(sends: list[Callable[[Call], Any]]) -> list[CircuitBreaker]:
+    """Return the outermost breaker of each client that has one of ours."""
+    found: list[CircuitBreaker] = []
+    for send in sends:
+        with suppress(LookupError, ValueError):
+            found.append(breaker_of(send))
+    return found
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:

@@ -26,12 +26,17 @@ _STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What one run looked like, second by second: calls made, calls that succeeded, refused, and attempts."""
+    """What one run looked like, second by second: calls made, calls that succeeded, refused, and attempts.
+
+    `open` and `half_open`: at each second, the clients whose circuit breaker was so; empty where none has one of ours.
+    """
 
     calls: tuple[int, ...]
     good: tuple[int, ...]
     rejected: tuple[int, ...]
     attempts: tuple[int, ...]
+    open: tuple[int, ...] = ()
+    half_open: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -149,7 +154,7 @@ def run(
     digests: list[str] = []
     overrun = False
     for seed in numbers:
-        trace = Simulation(what, who, seed).run()
+        trace = Simulation(what, who, seed, watch=not series).run()
         series = series or [_series(trace, what)]
         measures.append(measure(trace, what, _fine(what, seed, trace if who is _NONE else None)))
         digests.append(trace.digest)
@@ -239,4 +244,12 @@ def _series(trace: Trace, scenario: Scenario) -> Series:
         rows[2][second] += call.outcome == "rejected"
     for at, _ in trace.attempts:
         rows[3][int(at)] += 1
-    return Series(*(tuple(row[:-1]) for row in rows))
+    calls, good, rejected, attempts = (tuple(row[:-1]) for row in rows)
+    return Series(
+        calls,
+        good,
+        rejected,
+        attempts,
+        open=tuple(one for one, _ in trace.breakers),
+        half_open=tuple(one for _, one in trace.breakers),
+    )

@@ -51,21 +51,35 @@ def _made(factory: Callable[[], object]) -> Policy:
     return policy
 
 
-def _recommended(fn: Function) -> Function:
-    from holdfast.infrastructure.resilience.registry import recommended
+def _shard(call: Any) -> int:
+    """Return the shard of what a function in the lab is told of its call."""
+    shard: int = call.shard
+    return shard
 
-    return recommended("lab")(fn)
+
+def _recommended(kind: str) -> Callable[[Function], Function]:
+    def make(fn: Function) -> Function:
+        from holdfast.infrastructure.resilience.registry import recommended
+
+        return recommended("lab", kind, key=_shard if kind == "sharded" else None)(fn)
+
+    return make
 
 
 _NONE = Subject(name="none", make=lambda fn: fn)
-_OURS = Subject(name="holdfast", make=_recommended)
+_OURS = Subject(name="holdfast", make=_recommended("general"))
+_KINDS = [
+    Subject(name=f"holdfast-{kind}", make=_recommended(kind))
+    for kind in ("interactive", "batch", "sharded", "idempotent-read")
+]
 
 
 def subjects() -> Mapping[str, Subject]:
-    """Return the subjects that the lab knows by name: `none`, `holdfast`, and the peers, with defaults and tuned."""
+    """Return the subjects that the lab knows by name: `none`, `holdfast` and its kinds, peers as they are and tuned."""
     from holdfast.lab import _peers
 
-    own = [_NONE, _OURS, Subject(name="holdfast-sync", make=_recommended, asynchronous=False)]
+    sync = Subject(name="holdfast-sync", make=_recommended("general"), asynchronous=False)
+    own = [_NONE, _OURS, sync, *_KINDS]
     return {one.name: one for one in [*own, *_peers.SUBJECTS]}
 
 

@@ -52,7 +52,8 @@ class World(VirtualClock):
 
         RuntimeError when everything waits for something that can no longer happen.
         """
-        with Patch(self, self._threads, self._packages), use_clock(self):
+        # In this order: what puts the system's clock back must find the real `time` again.
+        with use_clock(self), Patch(self, self._threads, self._packages):
             try:
                 return super().run(self._live(main))
             finally:

@@ -1,6 +1,6 @@
 """Pipelines by name: decorate with a name, say elsewhere what it means, and change that without decorating again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from holdfast.infrastructure.resilience.pipeline import Explanation, Pipeline
 from holdfast.infrastructure.resilience.policy import Policy
@@ -53,5 +53,11 @@ registry: Registry
 def resilient(name: str) -> Resilient:
     """Return a policy that calls through the pipeline which the common `registry` has under `name`."""
 
-def recommended(name: str) -> Pipeline:
-    """Return a new pipeline called `name`: 30 s in all, 3 attempts on a budget, a circuit breaker, 10 s an attempt."""
+def recommended(name: str, kind: str = "general", *, key: Callable[..., Hashable] | None = None) -> Pipeline:
+    """Return a new pipeline called `name` for a `kind` of use, as the lab found it best.
+
+    general: 30 s in all, 3 attempts on a budget, a circuit breaker, 10 s an attempt; interactive: shorter times and an
+    adaptive concurrency limit; batch: 8 attempts that wait for the breaker, too; sharded: a breaker for each `key`, a
+    function of the call's arguments; idempotent-read: a hedge. ConfigurationError for another kind, or a key too
+    many or too few.
+    """

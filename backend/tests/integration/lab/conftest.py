@@ -1,5 +1,8 @@
 """Fixtures of the lab's suite."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,18 @@ def short_file(tmp_path: Path) -> Path:
     path = tmp_path / "short.toml"
     path.write_text(SHORT, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Give the port of a server in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("_server.py"))], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        yield int(server.stdout.readline())
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast import current_clock
+from holdfast import CircuitBreaker, current_clock
 from holdfast.lab import World
 
 
@@ -42,6 +42,21 @@ def test_the_standard_library_is_itself_again() -> None:
 
     assert world.run(main()) == (5010.0, 1_700_005_010.0, True)
     assert (time.monotonic, time.time, time.sleep, time.perf_counter, current_clock()) == before
+
+
+def test_policies_read_real_time_again() -> None:
+    """After a run a breaker's open time passes as real time does: nothing of ours reads the world's clock any more."""
+    breaker = CircuitBreaker("lab", open_for=100.0, open_cap=100.0, open_jitter=0.0)
+
+    async def main() -> None:
+        await asyncio.sleep(10)
+
+    World(start=5000.0).run(main())
+    breaker.open()
+    before = time.monotonic()
+    while time.monotonic() == before:
+        pass
+    assert (breaker.retry_after or 100.0) < 100.0
 
 
 def test_an_error_in_a_thread_reaches_who_waits() -> None:

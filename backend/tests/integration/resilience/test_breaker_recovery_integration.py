@@ -20,7 +20,12 @@ from holdfast.infrastructure.resilience.circuit_breaker import (
 from holdfast.infrastructure.resilience.classify import THROTTLED, Verdict
 from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.errors import CircuitOpenError
-from holdfast.infrastructure.resilience.events import CircuitOpened, CircuitOverridden, ProbeExpired
+from holdfast.infrastructure.resilience.events import (
+    CircuitClosed,
+    CircuitOpened,
+    CircuitOverridden,
+    ProbeExpired,
+)
 from holdfast.infrastructure.resilience.permit import Permit
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.randomness import use_random
@@ -388,7 +393,7 @@ def test_after_failures_in_a_row_every_probe_must_succeed(
 def test_a_probe_that_never_returns_gives_its_place_back(
     driver: Driver, make: Make, event_recorder: EventRecorder
 ) -> None:
-    """After `half_open_timeout` a hanging probe's place is free, to the second, and its late result counts nothing."""
+    """After `half_open_timeout` a hanging probe's place is free, to the second; a late success counts."""
     breaker = make.breaker(1, half_open_timeout=30.0)
     script = Script(fail(), succeed(after=40.0), fail(after=20.0), succeed())
     call = driver.decorate(breaker, script)
@@ -410,11 +415,37 @@ def test_a_probe_that_never_returns_gives_its_place_back(
     assert [(letter(outcome), LETTERS[state]) for outcome, state in found] == [
         ("R", "h"),
         ("R", "h"),
-        ("F", "o"),
+        ("F", "c"),
         ("S", "c"),
     ]
     assert [event.at - 1000.0 for event in event_recorder.of(ProbeExpired)] == [35.0]
     assert breaker.rejected == 2
+
+
+def test_a_probe_that_takes_longer_than_its_place_still_closes(
+    driver: Driver, make: Make, event_recorder: EventRecorder
+) -> None:
+    """A dependency slower than `half_open_timeout` is found to work: a late success counts in its own round."""
+    breaker = make.breaker(1, half_open_calls=1, half_open_timeout=3.0)
+    call = driver.decorate(breaker, Script(fail(), succeed(after=8.0)))
+    driver.outcomes(1, call)
+    driver.together(*(driver.after(at, call) for at in (5.0, 8.0, 11.0)))
+    assert breaker.state is CLOSED
+    assert [event.at - 1000.0 for event in event_recorder.of(CircuitClosed)] == [13.0]
+
+
+def test_a_late_success_of_an_earlier_round_counts_for_nothing(
+    make: Make, virtual_clock: VirtualClock
+) -> None:
+    """A probe belongs to its round: when that has ended, what the probe brings says nothing."""
+    breaker = make.breaker(1, half_open_calls=1, half_open_timeout=3.0)
+    trip(breaker)
+    probe(breaker, virtual_clock)
+    lost = breaker.admit()
+    virtual_clock.advance(3.0)
+    breaker.admit().failure()
+    lost.success()
+    assert breaker.state is OPEN
 
 
 def test_probes_that_always_hang_never_lock_the_breaker(make: Make, virtual_clock: VirtualClock) -> None:

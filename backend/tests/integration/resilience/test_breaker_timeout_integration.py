@@ -151,7 +151,7 @@ def test_an_abandoned_probe_keeps_its_place_until_it_expires(driver: Driver, mak
 
 
 def test_an_expired_probe_has_no_vote(driver: Driver, make: Make, event_recorder: EventRecorder) -> None:
-    """What a probe brings after its place was given back changes nothing."""
+    """The failure of a probe whose place was given back changes nothing."""
     breaker = make.breaker(half_open_timeout=30.0, half_open_calls=2)
     script = Script(fail(after=60.0), succeed(), succeed(after=40.0))
     call = driver.decorate(breaker, script)

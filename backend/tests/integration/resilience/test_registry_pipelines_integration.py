@@ -1,5 +1,6 @@
 """Seam: functions decorated by a name × the registry that says what the name means, and changes it."""
 
+import contextlib
 import gc
 import json
 import weakref
@@ -17,7 +18,13 @@ from holdfast.infrastructure.resilience.events import RetryGaveUp
 from holdfast.infrastructure.resilience.pipeline import Pipeline, explain
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.rate_limit import RateLimits
-from holdfast.infrastructure.resilience.registry import Registry, Resilient, registry, resilient
+from holdfast.infrastructure.resilience.registry import (
+    Registry,
+    Resilient,
+    recommended,
+    registry,
+    resilient,
+)
 from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.timeout import Timeout
 from holdfast.infrastructure.transport.http import httpx_transport
@@ -102,6 +109,53 @@ def test_the_recommended_pipeline_ends_what_hangs(virtual_clock: VirtualClock, n
     with pytest.raises(TimeoutExceeded):
         virtual_clock.run(call())
     assert virtual_clock.elapsed == 30.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "attempts", "duration"),
+    [
+        ("general", 3, 30.0),
+        ("interactive", 3, 5.0),
+        ("batch", 8, 300.0),
+        ("sharded", 3, 30.0),
+        ("idempotent-read", 6, 30.0),
+    ],
+)
+def test_each_kind_has_its_pipeline(kind: str, attempts: float, duration: float) -> None:
+    """What is recommended for a kind of use bounds attempts and time as it says, in an order without warnings."""
+    told = recommended("payments", kind, key=len if kind == "sharded" else None).explain()
+    assert (told.attempts, told.duration, told.warnings) == (attempts, duration, ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "path"), [("nothing", None, "kind"), ("sharded", None, "key"), ("general", len, "key")]
+)
+def test_what_fits_no_kind_is_refused(kind: str, key: Any, path: str) -> None:
+    """A kind that does not exist, shards without a key and a key without shards are faults."""
+    with pytest.raises(ConfigurationError) as caught:
+        recommended("payments", kind, key=key)
+    assert [fault.path for fault in caught.value.faults] == [path]
+
+
+def test_one_dead_shard_is_its_own_trouble(virtual_clock: VirtualClock) -> None:
+    """With a breaker for each shard, the dead one's calls are refused and the others' are made."""
+
+    def ask(shard: str) -> str:
+        if shard == "dead":
+            raise ConnectionError
+        return shard
+
+    def shard_of(shard: str) -> str:
+        return shard
+
+    call = recommended("shop", "sharded", key=shard_of)(ask)
+    for _ in range(20):
+        with contextlib.suppress(ConnectionError, CircuitOpenError):
+            call("dead")
+    with pytest.raises(CircuitOpenError):
+        call("dead")
+    assert call("alive") == "alive"
+    assert virtual_clock.elapsed < 20
 
 
 def test_events_carry_the_name(

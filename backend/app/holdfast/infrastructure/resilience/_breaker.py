@@ -340,13 +340,20 @@ class Machine:
         self, permit: Permit, now: float, failed: bool | None, hint: float | None
     ) -> Change | None:
         probes: Probes = permit.token
-        if probes is not self.probes or probes.out.pop(permit, None) is None or failed is None:
+        if probes is not self.probes:
+            return None
+        out = probes.out.pop(permit, None) is not None
+        if failed is None or not (out or self._counts_late(failed=failed)):
             return None
         slow = self.config.slow_call_duration
         probes.slow += slow is not None and now - permit.started >= slow
         probes.failed += failed
         probes.ok += not failed
         return self._verdict(probes, now, hint)
+
+    def _counts_late(self, *, failed: bool) -> bool:
+        """Return whether a probe counts whose place was given back: it works, though slowly, or else never would."""
+        return not failed and (self.outside is None or not self.outside.shares)
 
     def _verdict(self, probes: Probes, now: float, hint: float | None) -> Change | None:
         """Return the change as soon as the outcomes still out cannot alter it."""

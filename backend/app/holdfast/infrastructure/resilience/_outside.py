@@ -55,6 +55,11 @@ class Outside:
             self._storage = Storage(storage, breaker.name)
 
     @property
+    def shares(self) -> bool:
+        """Whether there is a storage, whose leases decide which probes count."""
+        return self._storage is not None
+
+    @property
     def awaited(self) -> bool:
         """Whether only async functions can wait for the storage."""
         return self._storage is not None and self._storage.awaited

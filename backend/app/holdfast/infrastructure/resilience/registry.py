@@ -6,20 +6,16 @@ import os
 import threading
 import weakref
 
-from holdfast.infrastructure.resilience import _compile, _environment
+from holdfast.infrastructure.resilience import _compile, _environment, _recommended
 from holdfast.infrastructure.resilience._ambient import hot
 from holdfast.infrastructure.resilience._frozen import Faults
-from holdfast.infrastructure.resilience.budget import RetryBudget
-from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
 from holdfast.infrastructure.resilience.meter import Meter
 from holdfast.infrastructure.resilience.pipeline import Pipeline
 from holdfast.infrastructure.resilience.policy import Policy
-from holdfast.infrastructure.resilience.retry import Retry
-from holdfast.infrastructure.resilience.timeout import Timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Any, Protocol
 
     from holdfast.infrastructure.resilience._bounds import Bounds
@@ -29,10 +25,6 @@ if TYPE_CHECKING:
         """What knows the meaning of names that code did not define."""
 
         def _make(self, name: str, like: Pipeline | None) -> Pipeline: ...
-
-
-_TOTAL = 30.0
-_ATTEMPT = 10.0
 
 
 class _Slot:
@@ -307,12 +299,12 @@ def resilient(name: str) -> Resilient:
     return registry.resilient(name)
 
 
-def recommended(name: str) -> Pipeline:
-    """Return a new pipeline called `name`: 30 s in all, 3 attempts on a budget, a circuit breaker, 10 s an attempt."""
-    return Pipeline(
-        Timeout(_TOTAL),
-        Retry(budget=RetryBudget(name)),
-        CircuitBreaker(name),
-        Timeout(_ATTEMPT),
-        name=name,
-    )
+def recommended(name: str, kind: str = "general", *, key: Callable[..., Hashable] | None = None) -> Pipeline:
+    """Return a new pipeline called `name` for a `kind` of use, as the lab found it best.
+
+    general: 30 s in all, 3 attempts on a budget, a circuit breaker, 10 s an attempt; interactive: shorter times and an
+    adaptive concurrency limit; batch: 8 attempts that wait for the breaker, too; sharded: a breaker for each `key`, a
+    function of the call's arguments; idempotent-read: a hedge. ConfigurationError for another kind, or a key too
+    many or too few.
+    """
+    return _recommended.make(name, kind, key)
