@@ -3,7 +3,9 @@
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -17,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sql
 
+from backend.tests.integration._moto import client, hooked
 from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
 from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
@@ -43,12 +46,16 @@ from backend.tests.integration.jobs._racing import RACERS, Race, Racers, race_th
 from backend.tests.integration.jobs._relay import Relay
 from holdfast.cli.main import main
 from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, MemoryBlobStore
+from holdfast.infrastructure.store.dynamodb import DynamoStateStore, create_table
+from holdfast.infrastructure.store.s3 import S3BlobStore
 from holdfast.infrastructure.store.sql import SqlStateStore, drop_tenant, open_store
 from holdfast.infrastructure.store.sql import tenants as sql_tenants
 from holdfast.infrastructure.store.state import JobRecord, StateStore
 from holdfast.services.jobs import Jobs, open_jobs
 from holdfast.services.jobs.executors import Executor
 from holdfast.testing.clock import VirtualClock
+
+TABLES = count()
 
 
 @pytest.fixture
@@ -522,3 +529,61 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     yield made
     made.close()
     way.clear()
+
+
+@pytest.fixture
+def dynamo_place(aws_address: str) -> Iterator[DynamoHome]:
+    """Give an empty table, and a bucket beside it."""
+    made_ = DynamoHome(aws_address)
+    yield made_
+    made_.close()
+
+
+@pytest.fixture
+def dynamo_table(aws_address: str) -> str:
+    """Give the name of an empty table."""
+    name = f"own-{next(TABLES)}"
+    create_table(name, client=client("dynamodb", aws_address))
+    return name
+
+
+@pytest.fixture
+def dynamo_requests(aws_address: str) -> Iterator[Counter[str]]:
+    """Count the requests of this test's client, by operation."""
+    told: Counter[str] = Counter()
+
+    def tell(model: Any, **_: Any) -> None:
+        told[model.name] += 1
+
+    with hooked(client("dynamodb", aws_address), "before-call.dynamodb", tell):
+        yield told
+
+
+@pytest.fixture
+def dynamo_store(aws_address: str, dynamo_table: str, virtual_clock: VirtualClock) -> DynamoStateStore:
+    """Give an empty store on the virtual clock, whose requests can be heard, and which has no bucket."""
+    return DynamoStateStore(dynamo_table, client=client("dynamodb", aws_address), clock=virtual_clock)
+
+
+@pytest.fixture
+def dynamo_hear(aws_address: str) -> Callable[..., Any]:
+    """Give a function that lets another hear an event of the client."""
+    return partial(hooked, client("dynamodb", aws_address))
+
+
+@pytest.fixture
+def bucket_tenants(aws_address: str) -> Callable[[str], S3BlobStore]:
+    """Give a function that opens the blobs of a tenant in one new bucket."""
+    return own_bucket(aws_address)
+
+
+@pytest.fixture
+def bucket(bucket_tenants: Callable[[str], S3BlobStore]) -> S3BlobStore:
+    """Give an empty bucket."""
+    return bucket_tenants("default")
+
+
+@pytest.fixture
+def bucket_hook(aws_address: str) -> Callable[[str, Callable[..., Any]], AbstractContextManager[None]]:
+    """Give a function that lets another hear an event of the client that all buckets share."""
+    return partial(hooked, client("s3", aws_address))

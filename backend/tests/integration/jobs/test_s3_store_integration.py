@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import count
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
-from backend.tests.integration._moto import answer, client, hooked
-from backend.tests.integration.jobs._homes import own_bucket
+from backend.tests.integration._moto import answer, client
 from holdfast.infrastructure.resilience.errors import HoldfastError
 from holdfast.infrastructure.store.s3 import S3BlobStore
 from holdfast.infrastructure.store.state import StoreUnavailableError
@@ -20,24 +18,6 @@ from holdfast.testing.clock import VirtualClock
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 Hook = Callable[..., Any]
 On = Callable[[str, Hook], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def tenants(aws_address: str) -> Callable[[str], S3BlobStore]:
-    """Give a function that opens the blobs of a tenant in one new bucket."""
-    return own_bucket(aws_address)
-
-
-@pytest.fixture
-def bucket(tenants: Callable[[str], S3BlobStore]) -> S3BlobStore:
-    """Give an empty bucket."""
-    return tenants("default")
-
-
-@pytest.fixture
-def on(aws_address: str) -> Callable[[str, Hook], AbstractContextManager[None]]:
-    """Give a function that lets another hear an event of the client that all buckets share."""
-    return partial(hooked, client("s3", aws_address))
 
 
 def test_of_many_writers_one_wins(bucket: S3BlobStore) -> None:
@@ -54,7 +34,7 @@ def test_of_many_writers_one_wins(bucket: S3BlobStore) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_lost_answer_is_asked_for_again(
-    bucket: S3BlobStore, on: On, virtual_clock: VirtualClock, *, first: bool
+    bucket: S3BlobStore, bucket_hook: On, virtual_clock: VirtualClock, *, first: bool
 ) -> None:
     """Who stored a blob hears so although the answer was lost; who did not, does not, though the bytes are the same."""
     if not first:
@@ -65,14 +45,14 @@ def test_a_lost_answer_is_asked_for_again(
         if next(lose, False):
             raise ConnectionError("lost")
 
-    with on("after-call.s3.PutObject", lost):
+    with bucket_hook("after-call.s3.PutObject", lost):
         assert bucket.put("key", b"same") is first
     assert bucket.get("key") == b"same"
 
 
-def test_keys_come_page_by_page(tenants: Callable[[str], S3BlobStore], on: On) -> None:
+def test_keys_come_page_by_page(bucket_tenants: Callable[[str], S3BlobStore], bucket_hook: On) -> None:
     """All that begin with a prefix, in order, of this tenant, in as many requests as it takes."""
-    bucket = tenants("default")
+    bucket = bucket_tenants("default")
     for key in ("b/2", "a/1", "b/1", "b/3", "ba"):
         bucket.put(key, b"")
     requests = count()
@@ -81,11 +61,11 @@ def test_keys_come_page_by_page(tenants: Callable[[str], S3BlobStore], on: On) -
         params["MaxKeys"] = 2
         next(requests)
 
-    with on("provide-client-params.s3.ListObjectsV2", two):
+    with bucket_hook("provide-client-params.s3.ListObjectsV2", two):
         assert list(bucket.keys("b/")) == ["b/1", "b/2", "b/3"]
         assert next(requests) == 2
         assert list(bucket.keys()) == ["a/1", "b/1", "b/2", "b/3", "ba"]
-    assert list(tenants("other").keys()) == []
+    assert list(bucket_tenants("other").keys()) == []
 
 
 def test_an_address_leads_to_the_bytes(bucket: S3BlobStore) -> None:
@@ -97,7 +77,7 @@ def test_an_address_leads_to_the_bytes(bucket: S3BlobStore) -> None:
         assert response.read() == b"summary"
 
 
-def test_throttling_is_waited_out(bucket: S3BlobStore, on: On, virtual_clock: VirtualClock) -> None:
+def test_throttling_is_waited_out(bucket: S3BlobStore, bucket_hook: On, virtual_clock: VirtualClock) -> None:
     """Two refusals are retried after a backoff, by our own policy."""
     refusals = iter([503, 503])
 
@@ -105,13 +85,13 @@ def test_throttling_is_waited_out(bucket: S3BlobStore, on: On, virtual_clock: Vi
         status = next(refusals, None)
         return None if status is None else answer(request, status, SLOW_DOWN)
 
-    with on("before-send.s3.PutObject", refuse):
+    with bucket_hook("before-send.s3.PutObject", refuse):
         assert bucket.put("key", b"data") is True
     assert virtual_clock.elapsed > 0
 
 
 def test_a_lasting_outage_ends_with_the_budget(
-    bucket: S3BlobStore, on: On, virtual_clock: VirtualClock
+    bucket: S3BlobStore, bucket_hook: On, virtual_clock: VirtualClock
 ) -> None:
     """Each call gives up with an error of ours, and together they send little more than once each."""
     sent = count()
@@ -120,7 +100,7 @@ def test_a_lasting_outage_ends_with_the_budget(
         next(sent)
         return answer(request, 503, SLOW_DOWN)
 
-    with on("before-send.s3.GetObject", refuse):
+    with bucket_hook("before-send.s3.GetObject", refuse):
         for _ in range(300):
             with pytest.raises(StoreUnavailableError, match="SlowDown"):
                 bucket.get("key")

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "the-token-of-the-tests"
 MOST = 100
+TOKENS = {"ci": TOKEN, "bad": "wrong"}
 
 
 class GitHub:

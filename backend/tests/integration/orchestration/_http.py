@@ -7,13 +7,17 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
-from backend.tests.integration.orchestration._yard import wait_until
+from backend.tests.integration.orchestration._local import Machine
+from backend.tests.integration.orchestration._yard import Yard, wait_until
+from holdfast.services.jobs.graphs.http import HttpTarget, SignedUrls
 
 KEY = "the-key-of-the-tests"
+SECRET = b"the secret of the tests"
 
 
 @contextmanager
@@ -69,3 +73,20 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+@dataclass
+class Remote:
+    """Runs whose orders are executed by a worker process."""
+
+    machine: Machine
+    urls: SignedUrls
+    target: HttpTarget
+    worker: subprocess.Popen[str]
+
+    @property
+    def yard(self) -> Yard:
+        return self.machine.yard
+
+    def submit(self, *orders: dict[str, object]) -> str:
+        return self.machine.submit(*orders)

@@ -7,14 +7,13 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.tests.integration._moto import answer, client, hooked
-from backend.tests.integration.orchestration._cloud import Cloud, Queue
+from backend.tests.integration.orchestration._cloud import Cloud
 from backend.tests.integration.orchestration._yard import Yard, order, request
 from holdfast.infrastructure.store.blob import MemoryBlobStore
 from holdfast.infrastructure.store.dynamodb import DynamoStateStore, create_table
@@ -33,23 +32,6 @@ from holdfast.testing.clock import VirtualClock
 
 TEMPLATE = Path(__file__).parents[4] / "deploy" / "aws" / "template.yaml"
 MOST_REQUESTS = 6
-
-
-@pytest.fixture(scope="module")
-def queue() -> Iterator[Queue]:
-    """Give what stands in Lambda's place: handlers keep their client."""
-    made = Queue()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def cloud(aws_address: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Give what the template makes, in the environment of the handlers."""
-    made = Cloud(aws_address, queue)
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    return made
 
 
 def on_lambda(name: str, *waits: str, **settings: Any) -> dict[str, Any]:

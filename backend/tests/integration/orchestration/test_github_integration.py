@@ -1,12 +1,11 @@
 """Runs × comments: one comment a tag, found again on any page, updated in place, whatever the server answers."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from backend.tests.integration.orchestration._github import TOKEN, GitHub
+from backend.tests.integration.orchestration._github import TOKENS, GitHub
 from backend.tests.integration.orchestration._yard import Yard, order
 from holdfast.infrastructure.resilience.errors import HttpFailed
 from holdfast.services.jobs.graphs.github import GitHubNotifier
@@ -20,7 +19,6 @@ LIMITS: dict[str, list[tuple[int, dict[str, str]]]] = {
     "429 and 502": [(429, {"Retry-After": "1"}), (502, {})],
     "502 and 503": [(502, {}), (503, {})],
 }
-TOKENS = {"ci": TOKEN, "bad": "wrong"}
 FIRST = Comment(
     run="r",
     tag="tag",
@@ -30,20 +28,6 @@ FIRST = Comment(
     pull_request=7,
 )
 SECOND = replace(FIRST, body="<!-- tag -->\nsecond")
-
-
-@pytest.fixture
-def hub() -> Iterator[GitHub]:
-    """Give a server."""
-    with GitHub() as made:
-        yield made
-
-
-@pytest.fixture
-def notifier(hub: GitHub) -> Iterator[GitHubNotifier]:
-    """Give a notifier."""
-    with GitHubNotifier(TOKENS.__getitem__, url=hub.url) as made:
-        yield made
 
 
 def test_a_comment_is_written_once_and_updated_in_place(hub: GitHub, notifier: GitHubNotifier) -> None:

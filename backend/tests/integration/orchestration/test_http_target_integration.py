@@ -1,18 +1,15 @@
 """Runs × workers over HTTP: orders leave by POST, code and results travel by signed addresses, on real sockets."""
 
-import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from backend.tests.integration.orchestration._http import KEY, listening, serving, worker
-from backend.tests.integration.orchestration._local import Machine
-from backend.tests.integration.orchestration._yard import Yard, order, wait_until
+from backend.tests.integration.orchestration._http import KEY, SECRET, Remote, listening, serving, worker
+from backend.tests.integration.orchestration._yard import order, wait_until
 from holdfast.api.internal.runs.app import create_blob_router
 from holdfast.infrastructure.resilience.errors import HttpFailed
 from holdfast.infrastructure.resilience.retry import Retry
@@ -22,38 +19,6 @@ from holdfast.services.jobs.graphs.http import HttpTarget, SignedUrls, UrlBlobs
 from holdfast.services.jobs.graphs.ports import Work
 
 S = StepState
-SECRET = b"the secret of the tests"
-
-
-@dataclass
-class Remote:
-    """Runs whose orders are executed by a worker process."""
-
-    machine: Machine
-    urls: SignedUrls
-    target: HttpTarget
-    worker: subprocess.Popen[str]
-
-    @property
-    def yard(self) -> Yard:
-        return self.machine.yard
-
-    def submit(self, *orders: dict[str, object]) -> str:
-        return self.machine.submit(*orders)
-
-
-@pytest.fixture
-def remote(machine: Machine) -> Iterator[Remote]:
-    """Give runs whose target posts orders to a worker of two at once, and serve their blobs."""
-    listener, base = listening()
-    urls = SignedUrls(f"{base}/blobs", SECRET)
-    app = FastAPI()
-    app.include_router(create_blob_router(machine.yard.blobs, urls, machine), prefix="/blobs")
-    with serving(app, listener), worker(concurrency=2) as (url, process):
-        target = HttpTarget(url, urls, token=KEY)
-        machine.yard.runs = machine.yard.again(targets={"local": target}, listener=machine)
-        yield Remote(machine, urls, target, process)
-        target.close()
 
 
 def test_a_run_is_executed_elsewhere(remote: Remote) -> None:

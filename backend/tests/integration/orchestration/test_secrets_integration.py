@@ -1,40 +1,19 @@
 """Runs × secrets and git: encrypted by the real programs, read by who executes, shown nowhere; code as committed."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from backend.tests.integration.orchestration._programs import KINDS, git, recipient
 from backend.tests.integration.orchestration._yard import order, request
 from holdfast.infrastructure.store.sql import open_store
 from holdfast.services.jobs.graphs import RequestRefusedError, RunService
 from holdfast.services.jobs.graphs.git import GitCode
-from holdfast.services.jobs.graphs.secrets import AgeSecrets, Secrets, SecretsError, SopsSecrets
+from holdfast.services.jobs.graphs.secrets import AgeSecrets, Secrets, SecretsError
 
-KINDS: dict[str, type[AgeSecrets] | type[SopsSecrets]] = {"age": AgeSecrets, "sops": SopsSecrets}
 SECRET = "hush-hush-4711"
-
-
-@pytest.fixture(params=sorted(KINDS))
-def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
-    """Give secrets of each kind whose programs are installed here."""
-    for program in {request.param, "age-keygen"}:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    made: Secrets = KINDS[request.param]([recipient(tmp_path)], identity=tmp_path / "key")
-    return made
-
-
-def recipient(folder: Path) -> str:
-    """Make a key; return for whom to encrypt."""
-    said = subprocess.run(
-        ["age-keygen", "-o", str(folder / "key")], capture_output=True, text=True, check=True
-    )
-    return said.stderr.partition("Public key: ")[2].strip()
 
 
 @contextmanager
@@ -98,36 +77,6 @@ def test_a_program_that_is_missing_is_named(
         with pytest.raises(SecretsError, match=f"the program {program} is not installed; .*https://"):
             runs.runs.submit(request(order("a", secrets={"A": "b"})))
         assert runs.runs.find() == []
-
-
-def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, without settings of this machine."""
-    env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-    who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
-    done = subprocess.run(
-        ["git", *who, *words], cwd=folder, env=env, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """Give a folder with a repository `app` of two commits, and something that is not committed."""
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
-    app = tmp_path / "repositories" / "app"
-    (app / "deep").mkdir(parents=True)
-    git(app, "init", "-q", "-b", "main")
-    (app / "run.sh").write_text("echo one\n", encoding="utf-8")
-    (app / "run.sh").chmod(0o755)
-    (app / "deep" / "data").write_bytes(b"\0\1")
-    git(app, "add", ".")
-    git(app, "commit", "-qm", "one")
-    git(app, "tag", "v1")
-    (app / "run.sh").write_text("echo two\n", encoding="utf-8")
-    git(app, "commit", "-qam", "two")
-    (app / "run.sh").write_text("echo three\n", encoding="utf-8")
-    return tmp_path / "repositories"
 
 
 def test_code_is_what_was_committed(repository: Path) -> None:

@@ -81,7 +81,9 @@ def test_plan_and_files_agree(suite: Path) -> None:
 @each_suite
 def test_every_seam_of_the_suite_is_named_alike(suite: Path) -> None:
     """A file of the suite is called `test_<seam>_integration.py`, so that one pattern finds all."""
-    assert [name for name in files(suite) if not re.fullmatch(r"test_[a-z_]+_integration[.]py", name)] == []
+    assert [
+        name for name in files(suite) if not re.fullmatch(r"test_[a-z0-9_]+_integration[.]py", name)
+    ] == []
 
 
 SEAM = """
