@@ -95,10 +95,14 @@ def fleet(url: str, way: str, *, rows: int, lanes: int, processes: int) -> float
         _until(lambda: jobs.job(job).state in JOB_ENDS)
         done = jobs.job(job)
     executor.close()
-    if broker == "rabbitmq":
+    if broker:
         kombu: Any = importlib.import_module("kombu")
         with kombu.Connection(BROKERS[broker]) as connection:
             connection.default_channel.queue_delete(f"{carried['queue']}.default")
+            if broker == "redis":
+                bindings = ("binding", "binding_permanent")
+                client = connection.default_channel.client
+                client.delete(*(f"_kombu.{kind}.{carried['queue']}.default" for kind in bindings))
     assert done.counts.succeeded == rows * processes
     assert done.finished_at is not None
     return rows * processes / (done.finished_at - done.created_at)

@@ -81,7 +81,7 @@ class Way:
         client = channel.client
         for number in range(4):
             client.delete(self.name if not number else f"{self.name}\x06\x16{number}")
-        client.delete(f"_kombu.binding.{self.name}")
+        client.delete(f"_kombu.binding.{self.name}", f"_kombu.binding_permanent.{self.name}")
         # What workers had that were killed.
         for tag, message in client.hgetall("unacked").items():
             if self.name.encode() in message:
