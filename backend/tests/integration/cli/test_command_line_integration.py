@@ -170,16 +170,17 @@ def test_wrong_use_ends_with_2(run: Run, arguments: list[str]) -> None:
 
 def test_the_documented_commands_are_those_there_are(run: Run) -> None:
     """The table of commands in the docs names every command, and no other."""
+    groups = {"config", "jobs", "lab", "runs"}
     table = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `holdfast ([a-z]+(?: [a-z-]+)?)", table, re.MULTILINE))
     listed = {
         f"{group} {name}".strip()
-        for group in ("", "config", "jobs", "lab")
+        for group in ("", *groups)
         for name in re.findall(
             r"^ +([a-z-]+)  ", run(*group.split(), "--help").out.partition("Commands:")[2], re.MULTILINE
         )
     }
-    assert documented == listed - {"config", "jobs", "lab"}
+    assert documented == listed - groups
 
 
 def test_the_version_is_shown(run: Run) -> None:
