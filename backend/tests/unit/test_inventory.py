@@ -132,17 +132,17 @@ def test_a_breaker_that_was_replaced_is_gone(names: Registry) -> None:
 
 def test_at_most_a_hundred_keys_of_a_family_are_listed(names: Registry) -> None:
     """Of many keys those used last are listed, and listing counts as no use."""
-    family = CircuitBreakers("family", key=str)
-    limits = RateLimits(1, key=str, name="family of limits")
+    family = CircuitBreakers("hundreds", key=str)
+    limits = RateLimits(1, key=str, name="hundreds of limits")
     names.define("keyed", limits, family)
     for key in range(150):
         names.resilient("keyed").call(int, key)
     before = list(family)
-    found = mine(names, "family")
+    found = mine(names, "hundreds")
     assert len([one for one in found.values() if one.kind == "circuit_breaker"]) == 100
-    assert ("circuit_breaker", "family[149]") in found
-    assert ("circuit_breaker", "family[49]") not in found
-    facts = found["rate_limits", "family of limits"].facts
+    assert ("circuit_breaker", "hundreds[149]") in found
+    assert ("circuit_breaker", "hundreds[49]") not in found
+    facts = found["rate_limits", "hundreds of limits"].facts
     assert (facts["keys"], len(facts["available"]), len(limits)) == (150, 100, 150)
     assert list(family) == before
 
