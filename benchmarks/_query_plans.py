@@ -144,6 +144,9 @@ def _ask(store: StateStore, job: str) -> None:
         fill(store, job, _GROUPS * _GROUP, _GROUP, named=named)
     store.register(WorkerRecord(id=_FILLER, host="here", pid=os.getpid(), born="", expires_at=0.0), 3600.0)
     store.claim(_FILLER, _GROUP)
+    # Where some are to be skipped, claims go the long way.
+    store.claim(_FILLER, 1, skip=["another"])
+    store.claim(_FILLER, 1, job=job, skip=["another"])
     store.sweep()
     store.next_due()
     store.recover()

@@ -15,6 +15,7 @@ _SCRIPT = """
 import sqlalchemy as sa
 from alembic import op
 from holdfast.infrastructure.store._migrations.advance import ADVANCE
+from holdfast.infrastructure.store._migrations.claim import CLAIM
 
 revision = {revision!r}
 down_revision = {before!r}
@@ -44,7 +45,8 @@ _RENAMES = {
     op.rename_table("workers", "crew")
     if bind.dialect.name == "postgresql":
         schema = bind.scalar(sa.text("SELECT quote_ident(current_schema())"))
-        bind.exec_driver_sql(ADVANCE.format(schema=schema))
+        for function in (ADVANCE, CLAIM):
+            bind.exec_driver_sql(function.format(schema=schema))
     """,
 }
 _RENAMED = (("@workers", "@crew"), ("FROM workers", "FROM crew"), ("{schema}.workers", "{schema}.crew"))

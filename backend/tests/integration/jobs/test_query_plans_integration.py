@@ -9,11 +9,13 @@ from typing import Any
 HOT = (
     "SELECT no, id, handler FROM jobs j WHERE open",
     "SELECT no, priority, id, handler FROM jobs j WHERE open",
+    r"SELECT no, coalesce\(concurrency",
     "SELECT id FROM steps .*ORDER BY position LIMIT",
     "UPDATE steps SET state = 'running'",
     "UPDATE steps .*SET begun = TRUE",
     "UPDATE steps .*SET state = 'succeeded'",
     "UPDATE steps SET waits = 0",
+    "UPDATE jobs SET pending = pending -",
     "UPDATE jobs SET running = running -",
     "INSERT INTO events",
     "UPDATE workers SET expires_at",

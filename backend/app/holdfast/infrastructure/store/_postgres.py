@@ -15,13 +15,13 @@ from holdfast.infrastructure.store import _boundaries
 from holdfast.infrastructure.store import _sql_work as work
 from holdfast.infrastructure.store._sql_link import QUIET, SHIFT, Again, P, Statements, T
 from holdfast.infrastructure.store._sql_migrate import HEAD, check_version, unknown_version, upgrade
-from holdfast.infrastructure.store._sql_quick import in_order, job_of
-from holdfast.infrastructure.store._sql_rows import pack_positions
+from holdfast.infrastructure.store._sql_quick import in_order, job_of, leased
+from holdfast.infrastructure.store._sql_rows import CLAIMED, pack_positions
 from holdfast.infrastructure.store._tenants import TENANT
 from holdfast.infrastructure.store.state import Advanced, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from holdfast.infrastructure.store._sql_link import Transaction
@@ -265,19 +265,33 @@ def _refusal(problem: str) -> str:
 class _Transaction:
     """One use of one connection; statements that return nothing are sent along with the next that does."""
 
-    __slots__ = ("_connection", "_sql", "news", "now", "specs", "tenant")
+    __slots__ = ("_connection", "_link", "_sql", "_time", "news", "pending", "specs", "tenant")
 
-    def __init__(self, connection: Any, link: PostgresLink, now: float) -> None:
+    def __init__(self, connection: Any, link: PostgresLink) -> None:
         self._connection = connection
+        self._link = link
         self._sql = link.statements
+        self._time: float | None = link.given_time()
         self.tenant = link.tenant
         self.specs = link.specs
-        self.now = now
         self.news = False
+        # Whether something was sent of which nobody has heard yet.
+        self.pending = False
+
+    @property
+    def now(self) -> float:
+        """The store's clock, read once, when it is asked for."""
+        if self._time is None:
+            self._time = self._read_clock()
+        return self._time
+
+    def _read_clock(self) -> float:
+        return float(self.all(_NOW)[0][0])
 
     def all(self, text: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
         rows: list[tuple[Any, ...]] = self._execute(text, values).fetchall()
+        self.pending = False
         return rows
 
     def each(self, text: str, values: Sequence[Any] = ()) -> Iterable[tuple[Any, ...]]:
@@ -288,6 +302,7 @@ class _Transaction:
     def one(self, text: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """Run a statement and return its first row."""
         row: tuple[Any, ...] | None = self._execute(text, values).fetchone()
+        self.pending = False
         return row
 
     def run(self, text: str, values: Sequence[Any] = ()) -> None:
@@ -296,34 +311,46 @@ class _Transaction:
 
     def many(self, text: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each row."""
+        self.pending = True
         self._connection.cursor().executemany(self._sql[text], rows)
 
     def among(self, text: str, ids: Sequence[int | str], values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement whose last parameter, `@any`, is a list, and return its rows."""
-        rows: list[tuple[Any, ...]] = self._execute(text, (*values, list(ids))).fetchall()
-        return rows
+        return self.all(text, (*values, list(ids)))
+
+    def lease(
+        self, worker: str, limit: int, job: str | None, handlers: Collection[str]
+    ) -> list[tuple[Any, ...]]:
+        """Lease steps of one job the short way; nothing, and no change, where that will not do."""
+        return self.all(_CLAIM, (worker, limit, job, list(handlers), self._link.given_time(), leased(worker)))
 
     def _execute(self, text: str, values: Sequence[Any]) -> Any:
+        self.pending = True
         return self._connection.execute(self._sql[text], values)
 
 
-class _Reading(_Transaction):
-    """A transaction that asks for the time only if it needs to know."""
+class _Writing(_Transaction):
+    """A transaction that has asked what time it is, and which transaction, and hears it with its first answer."""
 
-    __slots__ = ("_link",)
+    __slots__ = ("_begun", "_heard")
 
     def __init__(self, connection: Any, link: PostgresLink) -> None:
-        super().__init__(connection, link, 0.0)
-        self._link = link
-        del self.now
+        super().__init__(connection, link)
+        self._begun = connection.execute(_BEGUN)
+        self._heard: tuple[float, str] | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        """Read the clock when `now` is asked for."""
-        if name != "now":
-            raise AttributeError(name)
-        given = self._link.given_time()
-        self.now = given if given is not None else self.all(_NOW)[0][0]
-        return self.now
+    @property
+    def xid(self) -> str:
+        """The number by which the server knows it."""
+        return self._hear()[1]
+
+    def _read_clock(self) -> float:
+        return self._hear()[0]
+
+    def _hear(self) -> tuple[float, str]:
+        if self._heard is None:
+            self._heard = self._begun.fetchone()
+        return self._heard
 
 
 _NOT_PLAIN = "HF001"
@@ -331,6 +358,7 @@ _ADVANCE = (
     "SELECT @advance(?::text, ?::text, ?::float8, ?::bigint[], ?::bigint[], ?::bytea[], ?::float8[], ?::text, "
     "?::bigint[], ?::bigint[])"
 )
+_CLAIM = f"SELECT {CLAIMED} FROM @claim(?::text, ?::integer, ?::text, ?::text[], ?::float8, ?::text)"
 
 
 class _Attempt:
@@ -415,7 +443,7 @@ class PostgresLink:
         try:
             with connection.pipeline():
                 connection.execute(_READ)
-                result = body(_Reading(connection, self), *args, **named)
+                result = body(_Transaction(connection, self), *args, **named)
                 connection.execute("COMMIT")
                 return result
         finally:
@@ -450,13 +478,14 @@ class PostgresLink:
         with connection.pipeline() as pipeline:
             if connection.info.transaction_status == _IN_NONE:
                 connection.execute(_BEGIN)
-            now, attempt.xid = connection.execute(_BEGUN).fetchone() or (0.0, None)
-            given = self.given_time()
-            tx = _Transaction(connection, self, now if given is None else given)
+            tx = _Writing(connection, self)
             result = body(tx, *args, **named)
+            attempt.xid = tx.xid
             if tx.news or method not in QUIET:
                 connection.execute(self._notify)
-            pipeline.sync()
+                tx.pending = True
+            if tx.pending:
+                pipeline.sync()
             _boundaries.reach(f"store.{method}.before_commit")
             results[:] = [result]
             attempt.committing = True

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.infrastructure.store import _decide as decide
 from holdfast.infrastructure.store._changes import Changes, Told
-from holdfast.infrastructure.store._sql_link import MASK, SHIFT
-from holdfast.infrastructure.store._sql_quick import quoted
+from holdfast.infrastructure.store._sql_link import MASK, SHIFT, STRIDE
+from holdfast.infrastructure.store._sql_quick import leased
 from holdfast.infrastructure.store._sql_rows import (
     TALLIED,
     clean,
@@ -89,8 +89,6 @@ _CANCEL = (
     "UPDATE @steps @pending SET state = 'cancelled', finished_at = ? WHERE job = ? AND state = 'pending'"
 )
 _OUTBOX = "INSERT INTO @outbox (id) VALUES (?)"
-# How far claims go before they look where the pending steps of a job begin.
-_STRIDE = 500
 
 
 class Step:
@@ -230,9 +228,9 @@ class Job:
             self._append("job", JobState.RUNNING, "[]", "{}")
         self.tally.pending -= len(positions)
         self.tally.running += len(positions)
-        self._append("step", StepState.RUNNING, pack_positions(positions), f'{{"worker":{quoted(worker)}}}')
+        self._append("step", StepState.RUNNING, pack_positions(positions), leased(worker))
         self.due_from = self._tx.now
-        if not self.graph and positions[-1] >= self.pending_from + _STRIDE:
+        if not self.graph and positions[-1] >= self.pending_from + STRIDE:
             parked = self._tx.one(_PARKED, (self.no, self.pending_from))
             self.pending_from = min([positions[-1] + 1, *(parked or ())])
         self.save()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from holdfast.infrastructure.resilience.clock import Clock
@@ -26,6 +26,9 @@ SHIFT = 32
 """A step's id is its job's number shifted so far, plus its position; an event's, plus its sequence number."""
 
 MASK = (1 << SHIFT) - 1
+
+STRIDE = 500
+"""How far claims go before they look where the pending steps of a job begin."""
 
 
 class Statements(dict[str, str]):
@@ -73,6 +76,12 @@ class Transaction(Protocol):
 
     def among(self, text: str, ids: Sequence[int | str], values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement whose last parameter, `@any`, is a list, and return its rows."""
+        ...
+
+    def lease(
+        self, worker: str, limit: int, job: str | None, handlers: Collection[str]
+    ) -> list[tuple[Any, ...]]:
+        """Lease steps of one job, the most urgent, the short way; nothing, and no change, where that will not do."""
         ...
 
 

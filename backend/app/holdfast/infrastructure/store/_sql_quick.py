@@ -1,4 +1,4 @@
-"""The short way of `advance`: steps of one job, all well. Whatever else there may be takes the long one."""
+"""The short ways of `claim` and `advance`: steps of one job, all well. Whatever else there may be takes the long."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def _position(outcome: Outcome) -> int:
 def quoted(worker: str) -> str:
     """Return a worker's name as JSON."""
     return json.dumps(worker)
+
+
+def leased(worker: str) -> str:
+    """Return the data of the event that tells of a claim."""
+    return f'{{"worker":{quoted(worker)}}}'
 
 
 def details(worker: str, attempts: Sequence[int], outcomes: Sequence[Outcome]) -> str:

@@ -15,7 +15,7 @@ from holdfast.infrastructure.store._sql_job import (
     open_jobs,
 )
 from holdfast.infrastructure.store._sql_link import MASK, SHIFT, Again
-from holdfast.infrastructure.store._sql_rows import CLAIMED, claimed_record
+from holdfast.infrastructure.store._sql_rows import CLAIMED, claimed_record, spec
 from holdfast.infrastructure.store.state import (
     JOB_ENDS,
     Advanced,
@@ -133,9 +133,12 @@ def claim(
     skip: Collection[str],
 ) -> list[StepRecord]:
     """Lease up to `limit` steps that may run."""
+    claimed = [] if skip else _claim_shortly(tx, worker, limit, job, handlers)
+    if claimed and (job is not None or len(claimed) == limit):
+        return claimed
     _check_lease(tx, worker)
-    claimed: list[StepRecord] = []
-    locks = passed = False
+    locks, passed = bool(claimed), False
+    skip = {*skip, *(step.job for step in claimed)}
     for no, name, handler in _open(tx) if job is None else tx.all(_NAMED, (tx.now, job)):
         if len(claimed) >= limit:
             break
@@ -151,6 +154,15 @@ def claim(
     if passed and not claimed and locks:
         raise Again
     return claimed
+
+
+def _claim_shortly(
+    tx: Transaction, worker: str, limit: int, job: str | None, handlers: Collection[str]
+) -> list[StepRecord]:
+    """Lease steps of one job in few statements, if it is plain and goes; nothing changes if not."""
+    rows = sorted(tx.lease(worker, limit, job, handlers))
+    new = spec(tx, rows[0][0] >> SHIFT) if rows else None
+    return [] if new is None else [claimed_record(new, worker, row) for row in rows]
 
 
 def _open(tx: Transaction) -> Iterator[tuple[int, str, str]]:

@@ -1,20 +1,48 @@
-"""The short way of `advance` in SQLite: four statements between BEGIN and COMMIT."""
+"""The short ways of `claim` and `advance` in SQLite: four statements each between BEGIN and COMMIT."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from holdfast.infrastructure.store._sql_link import SHIFT
-from holdfast.infrastructure.store._sql_quick import details
-from holdfast.infrastructure.store._sql_rows import pack_positions
+from holdfast.infrastructure.store._sql_link import MASK, SHIFT, STRIDE
+from holdfast.infrastructure.store._sql_quick import details, leased
+from holdfast.infrastructure.store._sql_rows import CLAIMED, pack_positions
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from holdfast.infrastructure.store.state import Outcome, StepRef
 
+_PLAIN = (
+    "SELECT no, coalesce(concurrency - in_flight, ?1), pending_from, max(changed_at, ?2), last_event "
+    "FROM jobs AS j WHERE {which} AND plain AND state = 'running' AND ready AND NOT halted "
+    "AND (concurrency IS NULL OR in_flight < concurrency) "
+    "AND EXISTS (SELECT 1 FROM workers WHERE id = ?3 AND expires_at > ?2) "
+    "AND NOT EXISTS (SELECT 1 FROM steps AS s WHERE s.job = j.no AND s.state = 'pending' AND s.waits > 0 "
+    "AND s.due_at > 0 AND s.due_at >= j.due_from AND s.due_at <= ?2)"
+)
+_NAMED = _PLAIN.format(which="id = ?4 AND open")
+_FIRST = _PLAIN.format(which="no = (SELECT no FROM jobs WHERE open ORDER BY priority, no LIMIT 1)")
+_FIRST_OF = _PLAIN.format(
+    which="no = (SELECT no FROM jobs WHERE open AND handler IN (SELECT value FROM json_each(?4)) "
+    "ORDER BY priority, no LIMIT 1)"
+)
+_LEASE = (
+    "UPDATE steps SET state = 'running', worker = ?, fence = fence + 1 WHERE id IN (SELECT id FROM steps "
+    "INDEXED BY steps_pending WHERE job = ? AND waits = 0 AND position >= ? AND state = 'pending' "
+    f"ORDER BY position LIMIT ?) RETURNING {CLAIMED}"
+)
+_LEASED = (
+    "UPDATE jobs SET pending = pending - ?1, running = running + ?1, last_event = last_event + 1, changed_at = ?2, "
+    "due_from = ?3, open = pending > ?1, pending_from = ?4 WHERE no = ?5"
+)
+_PARKED = (
+    "SELECT position FROM steps INDEXED BY steps_pending WHERE job = ? AND waits = 1 AND position >= ? "
+    "AND state = 'pending' ORDER BY position LIMIT 1"
+)
+_CLAIMED = "INSERT INTO events (id, at, kind, state, positions, data) VALUES (?, ?, 'step', 'running', ?, ?)"
 _JOB = (
     "UPDATE jobs SET running = running - ?1, succeeded = succeeded + ?1, in_flight = in_flight + ?2 - ?1, "
     "last_event = last_event + (?1 > 0), changed_at = max(changed_at, ?3) "
@@ -37,6 +65,37 @@ _BEGIN_SPAN = _BEGIN.replace("id = ?", "id BETWEEN ? AND ?")
 _ATTEMPTS = "SELECT attempts FROM steps WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 _EVENT = "INSERT INTO events (id, at, kind, state, positions, data) VALUES (?, ?, 'step', 'succeeded', ?, ?)"
 _OUTBOX = "INSERT INTO outbox (id) VALUES (?)"
+
+
+def claim(
+    connection: sqlite3.Connection,
+    now: float,
+    worker: str,
+    limit: int,
+    job: str | None,
+    handlers: Collection[str],
+) -> list[tuple[Any, ...]]:
+    """Lease steps of one job; nothing, and no change, when something is not as it must be."""
+    if job is not None:
+        found = connection.execute(_NAMED, (limit, now, worker, job)).fetchall()
+    elif handlers:
+        found = connection.execute(_FIRST_OF, (limit, now, worker, json.dumps([*handlers]))).fetchall()
+    else:
+        found = connection.execute(_FIRST, (limit, now, worker)).fetchall()
+    if not found:
+        return []
+    ((no, room, start, at, last_event),) = found
+    rows: list[tuple[Any, ...]] = connection.execute(_LEASE, (worker, no, start, min(room, limit))).fetchall()
+    if not rows:
+        return []
+    positions = sorted([row[0] & MASK for row in rows])
+    if positions[-1] >= start + STRIDE:
+        parked = connection.execute(_PARKED, (no, start)).fetchall()
+        start = min([positions[-1] + 1, *(place for (place,) in parked)])
+    connection.execute(_LEASED, (len(rows), at, now, start, no))
+    event = (no << SHIFT | last_event + 1, at, pack_positions(positions), leased(worker))
+    connection.execute(_CLAIMED, event)
+    return rows
 
 
 def advance(

@@ -9,6 +9,7 @@ from alembic import op
 from sqlalchemy import Boolean, Column, Double, Integer, LargeBinary, Text
 
 from holdfast.infrastructure.store._migrations.advance import ADVANCE
+from holdfast.infrastructure.store._migrations.claim import CLAIM
 
 revision = "0001"
 down_revision = None
@@ -209,4 +210,5 @@ def upgrade() -> None:
     )
     if op.get_bind().dialect.name == "postgresql":
         schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
-        op.get_bind().exec_driver_sql(ADVANCE.format(schema=schema))
+        for function in (ADVANCE, CLAIM):
+            op.get_bind().exec_driver_sql(function.format(schema=schema))
