@@ -137,21 +137,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
-        job = Participant("executor job")
         threads = executor is None or isinstance(executor, ThreadPoolExecutor)
+        work, forget = self.watch_job(func, hold=QUEUED if threads else RUN)
+        try:
+            future = super().run_in_executor(executor, work if threads else func, *args)
+        except BaseException:
+            forget()
+            raise
+        future.add_done_callback(lambda _: forget())
+        return future
+
+    def watch_job(
+        self, func: Callable[[*_Ts], _T], hold: int = QUEUED
+    ) -> tuple[Callable[[*_Ts], _T], Callable[[], None]]:
+        """Let no time pass while a thread has a job; return the job for the thread, and what ends the watch."""
+        job = Participant("job in a thread")
 
         def work(*given: *_Ts) -> _T:
             return self.coordinator.work(job, func, *given)
 
-        self.coordinator.enter(job, hold=QUEUED if threads else RUN)
+        self.coordinator.enter(job, hold=hold)
         self._jobs.add(job)
-        try:
-            future = super().run_in_executor(executor, work if threads else func, *args)
-        except BaseException:
-            self._forget(job)
-            raise
-        future.add_done_callback(lambda _: self._forget(job))
-        return future
+        return work, lambda: self._forget(job)
 
     def _forget(self, job: Participant) -> None:
         self._jobs.discard(job)

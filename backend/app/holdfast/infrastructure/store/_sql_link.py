@@ -46,13 +46,17 @@ class Statements(dict[str, str]):
 class Transaction(Protocol):
     """One transaction, of one thread.
 
-    `now` is the store's clock; `specs` remembers jobs as they were submitted; `news`: somebody may wait for this.
+    `specs` remembers jobs as they were submitted; `news`: somebody may wait for this.
     """
 
     tenant: str
-    now: float
     specs: dict[int, NewJob]
     news: bool
+
+    @property
+    def now(self) -> float:
+        """Return the store's clock as it was when this began."""
+        ...
 
     def all(self, text: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""

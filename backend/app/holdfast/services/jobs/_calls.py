@@ -128,7 +128,7 @@ class Caller:
 
     def close(self) -> None:
         """Take no more calls. What goes on keeps neither this process alive nor the loop from ending."""
-        self._pool.shutdown(wait=False)
+        self._pool.close(drop=True)
         for running in self.abandoned:
             if running.spec.is_async and running.task is not None:
                 _disown(running.task)
@@ -137,11 +137,7 @@ class Caller:
         """Call a function of a handler: on the loop, or in a thread."""
         if is_async:
             return await function(*args)
-        guarded: Any = partial(copy_context().run, _guarded, function, args)
-        result, error = await self._loop.run_in_executor(self._pool, guarded)
-        if error is not None:
-            raise error
-        return result
+        return await self._pool.call(copy_context().run, function, *args)
 
     async def _perform(self, running: Running) -> None:
         is_async = running.spec.is_async
@@ -246,11 +242,3 @@ def _disown(task: asyncio.Task[None]) -> None:
     asyncio._unregister_task(task)
     unlogged: Any = task
     unlogged._log_destroy_pending = False
-
-
-def _guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
-    """Return the result or the error: a StopIteration cannot be raised through a future."""
-    try:
-        return function(*args), None
-    except BaseException as error:
-        return None, error

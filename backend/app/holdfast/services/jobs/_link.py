@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.infrastructure.resilience.backoff import Backoff
 from holdfast.infrastructure.resilience.clock import current_clock
 from holdfast.infrastructure.resilience.errors import HoldfastError
 from holdfast.infrastructure.store.state import StoreUnavailableError, StoreVersionError
+from holdfast.services.jobs._threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +40,19 @@ class Link:
     """Calls the store in one thread, in order; tries again while it does not answer."""
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"holdfast-{name}")
-        self._loop = asyncio.get_running_loop()
+        self._thread = Threads(1, f"holdfast-{name}")
         self.patient = True
 
     async def once(self, call: Callable[..., _T], *args: Any) -> _T:
         """Call once."""
-        return await self._loop.run_in_executor(self._pool, call, *args)
+        return await self._thread.call(call, *args)
 
     async def ask(self, call: Callable[..., _T], *args: Any) -> _T:
         """Call until the store answers, if only to refuse."""
         tries = 0
         while True:
             try:
-                return await self._loop.run_in_executor(self._pool, call, *args)
+                return await self._thread.call(call, *args)
             except Exception as error:
                 tries += 1
                 if not self.patient or not _may_pass(error):
@@ -65,4 +63,4 @@ class Link:
 
     def close(self) -> None:
         """End the thread when it has done what it was asked."""
-        self._pool.shutdown(wait=False)
+        self._thread.close()

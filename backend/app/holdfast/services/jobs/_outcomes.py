@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A refusal that does not say when to come back.
 _UNSAID = 0.5
 _LONGEST_PAUSE = 60.0
+_NULL = encode(None)
+_PLAIN = frozenset({dict, str, list, int, float, bool})
 _TEXT = 2000
 
 
@@ -60,11 +62,13 @@ def succeeded(ref: StepRef, result: Any, took: float) -> Outcome:
 
 def encoded(result: Any) -> bytes:
     """Encode a result; dataclasses and pydantic models become dicts. PayloadError."""
-    return encode(plain(result), name="result")
+    return _NULL if result is None else encode(plain(result), name="result")
 
 
 def plain(value: Any) -> Any:
     """Return a dataclass or a pydantic model as a dict, anything else as it is."""
+    if type(value) in _PLAIN:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     dump: Callable[[], Any] | None = getattr(value, "model_dump", None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import asyncio
+from collections import deque
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -14,24 +17,58 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Threads(ThreadPoolExecutor):
-    """A pool that programs do not wait for when they end, as they do for the threads of its base."""
+class Threads:
+    """Make calls of a loop in threads, `most` at once; how many end together, the loop is woken once for all of them.
+
+    An executor of the standard library makes two futures for each call, wakes the loop for each, and has programs wait
+    for its threads when they end.
+    """
 
     def __init__(self, most: int, name: str) -> None:
-        super().__init__(most, name)
+        self._loop = asyncio.get_running_loop()
+        # A loop of virtual time, which must not pass while a thread is at work.
+        self._watch: Any = getattr(self._loop, "watch_job", None)
         self._most = most
         self._name = name
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._told = False
         self._lock = Lock()
         self._begun = 0
         self._idle = 0
         self._over = False
 
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Have a thread call a function."""
-        future: Future[_T] = Future()
+    async def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        """Call a function in a thread."""
+        future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
+        work: Callable[[], Any] = partial(function, *args, **named)
+        if self._watch is not None:
+            work, forget = self._watch(work)
+            future.add_done_callback(lambda _: forget())
+        try:
+            self._put(future, work)
+        except RuntimeError:
+            future.cancel()
+            raise
+        result, error = await future
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return result  # type: ignore[no-any-return]
+
+    def close(self, *, drop: bool = False) -> None:
+        """Take no more calls; with `drop`, begin none. Threads end with the call that they are in."""
         with self._lock:
-            if self._over:
+            self._over = drop
+            begun, self._begun, self._most = self._begun, 0, 0
+        for _ in range(begun):
+            self._calls.put(None)
+
+    def _put(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        with self._lock:
+            if not self._most:
                 raise RuntimeError("no more calls are taken")
             waits = self._idle > 0
             self._idle -= waits
@@ -40,32 +77,36 @@ class Threads(ThreadPoolExecutor):
             self._begun += begins
         if begins:
             Thread(target=self._work, name=f"{self._name}_{number}", daemon=True).start()
-        self._calls.put(lambda: _call(future, fn, *args, **kwargs))
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT002
-        """Take no more calls; threads that are in one end with it, and nobody waits for them."""
-        with self._lock:
-            self._over = True
-            begun = self._begun
-        for _ in range(begun):
-            self._calls.put(None)
+        self._calls.put((future, call))
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            if not self._over:
-                call()
-            del call
+        while (one := self._calls.get()) is not None:
+            future, call = one
+            if not (self._over or future.cancelled()):
+                self._end(future, *_outcome(call))
+            del one, future, call
             with self._lock:
                 self._idle += 1
 
+    def _end(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._ended.append((future, result, error))
+        if not self._told:
+            self._told = True
+            # A loop that is closed has nobody who wants to know.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell)
 
-def _call(future: Future[_T], fn: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+    def _tell(self) -> None:
+        # Before it looks: who comes after the last one wakes the loop again.
+        self._told = False
+        while self._ended:
+            future, result, error = self._ended.popleft()
+            if not future.done():
+                future.set_result((result, error))
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
-        result: Any = fn(*args, **kwargs)
+        return call(), None
     except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        return None, error
