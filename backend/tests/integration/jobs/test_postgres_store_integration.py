@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backend.tests.integration.jobs._ledger import made, outcome, worker
+from backend.tests.integration.jobs._ledger import made, outcome, ref, worker
 from backend.tests.integration.jobs._relay import Relay
 from backend.tests.integration.jobs._sql import KILLED, MANY, claimed, many, run, ship, submitted
 from holdfast.infrastructure.store.sql import (
@@ -28,6 +28,7 @@ from holdfast.infrastructure.store.state import (
     LeaseLostError,
     NewJob,
     NewStep,
+    Refusal,
     StepState,
     StoreUnavailableError,
     SubmissionError,
@@ -151,6 +152,25 @@ def test_a_call_that_was_cut_off_runs_again(server_url: str, server_store: SqlSt
         event for event in server_store.events("job") if (event.kind, event.state) == ("step", "pending")
     ]
     assert len(handed_back) == 1
+
+
+def test_two_calls_of_a_bounded_tenant_begin_one_after_the_other(
+    server_url: str, server_store: SqlStateStore
+) -> None:
+    """Who lets a call begin waits for another that does, of whatever job: together they keep to the tenant's bound."""
+    server_store.set_concurrency(1)
+    for job in ("mine", "theirs"):
+        submitted(server_store, 1, job=job)
+    server_store.register(worker("w1"), 60.0)
+    refs = {step.job: ref(step) for step in server_store.claim("w1", 2)}
+    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT value FROM holdfast_default.limits FOR UPDATE")
+        waiting = pool.submit(server_store.advance, "w1", (), [refs["mine"]])
+        until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
+        begin = "UPDATE holdfast_default.steps SET begun = TRUE WHERE job <> (SELECT no FROM holdfast_default.jobs "
+        other.execute(f"{begin} WHERE id = 'mine')".encode())
+        other.commit()
+        assert waiting.result(20).refused == {refs["mine"]: Refusal.BUSY}
 
 
 def until(true: Callable[[], bool]) -> None:
