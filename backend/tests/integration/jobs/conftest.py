@@ -141,7 +141,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # Many alike, or many processes at one moto: minutes, for what one of each shows too.
 LONG = re.compile(
     "test_store_conformance_transitions|a_name_that_no_database|four_workers|no_wake_up|"
-    "concurrency_holds|a_rate_holds|worked_off_by_four|one_winner|what_another_tenant_has"
+    "a_long_job_is|concurrency_holds|a_rate_holds|worked_off_by_four|one_winner|what_another_tenant_has"
 )
 
 TENANT_WIDE = re.compile("a_tenants_concurrency|a_dead_workers_calls_count")

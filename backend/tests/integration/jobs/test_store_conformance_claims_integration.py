@@ -1,6 +1,7 @@
 """Every store × claims: who gets which steps, in what order, and how many."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -72,6 +73,40 @@ def test_a_claim_is_one_event(ledger: Ledger) -> None:
         {"worker": "w1"},
         {"worker": "w2"},
     ]
+
+
+@pytest.mark.parametrize("job", ["job", None])
+def test_a_claim_is_the_same_whichever_way_it_is_made(ledger: Ledger, job: str | None) -> None:
+    """Records, events and counters do not depend on whether anything is to be skipped, or runs already."""
+    given = [step(f"k{n}", line=n, timeout=2.5, target="t", must_succeed=False) for n in range(8)]
+    ledger.submit(steps=given, origin="before")
+    ledger.hire("w1")
+    claims = [
+        ledger.store.claim("w1", 2, job=job, skip=skip, handlers=handlers)
+        for skip, handlers in (([], []), (["other"], []), ([], []), ([], ["ship"]))
+    ]
+    alike = {replace(one, position=0, key="", line=0, payload=b"") for claim in claims for one in claim}
+    assert len(alike) == 1
+    assert [(one.key, one.line, one.payload) for claim in claims for one in claim] == [
+        (one.key, one.line, one.payload) for one in given
+    ]
+    assert ledger.told()[2:] == [("step", "running", (n, n + 1)) for n in (0, 2, 4, 6)]
+    assert [event.data for event in ledger.store.events("job", after=2)] == [{"worker": "w1"}] * 4
+    assert ledger.store.job("job").counts.running == 8
+
+
+def test_a_long_job_is_claimed_in_order_whatever_comes_back(ledger: Ledger) -> None:
+    """Each claim takes the first steps that are there: those that were handed back, or are due again, among them."""
+    ledger.submit(steps=1100)
+    there, draw = set(range(1100)), Random(7)
+    while there:
+        refs = ledger.claim(limit=90)
+        assert [one.position for one in refs] == sorted(there)[:90]
+        there -= {one.position for one in refs}
+        back = [one for one in refs if draw.random() < 0.2]
+        ledger.store.release("w1", back)
+        there |= {one.position for one in back}
+    assert ledger.store.job("job").counts.running == 1100
 
 
 def test_a_claim_of_several_jobs_is_an_event_in_each(ledger: Ledger) -> None:
