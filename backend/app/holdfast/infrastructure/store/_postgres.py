@@ -349,7 +349,7 @@ class _Writing(_Transaction):
 
     def _hear(self) -> tuple[float, str]:
         if self._heard is None:
-            self._heard = self._begun.fetchone()
+            self._heard = self._begun.fetchone() or (0.0, "")
         return self._heard
 
 
