@@ -337,7 +337,7 @@ class _Writing(_Transaction):
     def __init__(self, connection: Any, link: PostgresLink) -> None:
         super().__init__(connection, link)
         self._begun = connection.execute(_BEGUN)
-        self._heard: tuple[float, str] | None = None
+        self._heard: tuple[float, str] = (0.0, "")
 
     @property
     def xid(self) -> str:
@@ -348,8 +348,8 @@ class _Writing(_Transaction):
         return self._hear()[0]
 
     def _hear(self) -> tuple[float, str]:
-        if self._heard is None:
-            self._heard = self._begun.fetchone() or (0.0, "")
+        if not self._heard[1]:
+            self._heard = self._begun.fetchone()
         return self._heard
 
 
