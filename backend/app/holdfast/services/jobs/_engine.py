@@ -394,7 +394,9 @@ class Engine:
         self.announced.clear()
         self.books.ready.clear()
         self.books.returning.clear()
-        await self.link.ask(self.store.recover, [self.id])
+        recovered = await self.link.ask(self.store.recover, [self.id])
+        # Nobody else hears of them: what has been taken back is not taken back again.
+        self.doubtful |= {ref.job for ref in recovered.ambiguous}
         await self.begin()
         self.wake()
 
