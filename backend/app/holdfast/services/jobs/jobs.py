@@ -695,11 +695,14 @@ class Jobs:
         """
         before = self._store.now() - older_than
         owing = set(self._store.owing())
-        old = [job for job in all_jobs(self._store, JOB_ENDS) if _finished_before(job, before) and job.id not in owing]
+        old = [
+            job
+            for job in all_jobs(self._store, JOB_ENDS)
+            if _finished_before(job, before) and job.id not in owing
+        ]
         for job in old:
             _files.archive(self._store, job, Path(to))
         return [job.id for job in old]
-
 
 
 def open_jobs(

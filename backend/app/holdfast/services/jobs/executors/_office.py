@@ -189,7 +189,8 @@ class Office:
                 # Those that were sent before did not help.
                 self._forget(job.id)
             if urgent or passed or still:
-                mark.since, mark.sent = now, mark.sent + 1
+                # What could not be sent says nothing about who takes tickets.
+                mark.since, mark.sent = now, 0 if self._away else mark.sent + 1
                 if not self.pauses(job.id) and self._is_known(job):
                     self.send(ticket_for(self._store, job))
         self._marks = marks
