@@ -91,7 +91,7 @@ class Way:
 
 
 class Post(LocalExecutor):
-    """Tickets within this process, counted; one that does not `carry` keeps what is sent, and takes what is handed in."""
+    """Tickets within this process, counted; with `carry` off what is sent is kept, and what is handed in is taken."""
 
     def __init__(self, *, carry: bool = True) -> None:
         super().__init__()
@@ -126,9 +126,9 @@ class Post(LocalExecutor):
 
 
 @contextmanager
-def at_work(jobs: Jobs, post: Executor, lanes: int = 1) -> Generator[None]:
+def at_work(jobs: Jobs, post: Executor, lanes: int = 1, lease: float = 15.0) -> Generator[None]:
     """Have a worker with tickets work in this process, for a `with` block."""
-    worker = TicketWorker(jobs.store, jobs.handlers, post, concurrency=lanes)
+    worker = TicketWorker(jobs.store, jobs.handlers, post, concurrency=lanes, lease=lease)
     thread = threading.Thread(target=worker.run, kwargs={"signals": False})
     thread.start()
     try:

@@ -10,8 +10,8 @@ import pytest
 from backend.tests.integration.jobs._fleet import Post, at_work
 from backend.tests.integration.jobs._outside import until
 from holdfast.infrastructure.store.memory import MemoryStateStore
-from holdfast.infrastructure.store.state import JobRecord, JobState, NewJob, NewStep
-from holdfast.services.jobs import Jobs, handler
+from holdfast.infrastructure.store.state import JobRecord, JobState, NewJob, NewStep, StepRef, WorkerRecord
+from holdfast.services.jobs import Done, Jobs, handler
 from holdfast.services.jobs.executors import Ticket
 
 
@@ -51,6 +51,13 @@ def ticket_of(job: JobRecord) -> Ticket:
     return Ticket(tenant="default", job=job.id)
 
 
+def wait(jobs: Jobs, many: int) -> None:
+    """Submit jobs that wait for approval."""
+    for number in range(many):
+        new = NewJob(id=f"waits-{number}", handler="echo", ready=False)
+        jobs.store.create_job(new, [NewStep(key="a", payload=b"1")])
+
+
 def test_a_ticket_of_another_tenant_is_refused(
     silent: Jobs, post: Post, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,9 +94,7 @@ def test_only_jobs_with_work_get_tickets(told: Jobs, post: Post) -> None:
 def test_the_oldest_of_very_many_jobs_gets_a_ticket(silent: Jobs, post: Post) -> None:
     """However many jobs have begun since and cannot go on: one that has work and stands still is found."""
     job = silent.submit(range(3), echo, mode="auto")
-    for number in range(10_000):
-        new = NewJob(id=f"waits-{number}", handler="echo", ready=False)
-        silent.store.create_job(new, [NewStep(key="a", payload=b"1")])
+    wait(silent, 10_000)
     with at_work(silent, post):
         until(lambda: bool(post.sent), 30.0)
 
@@ -137,3 +142,49 @@ def test_what_is_left_is_shared(silent: Jobs) -> None:
         if not left[0]:
             del left[0]
     assert sum(took for took, _ in claims) == 160
+
+
+def test_what_the_oldest_of_many_jobs_left_in_doubt_is_asked_about(post: Post) -> None:
+    """However many jobs have been submitted since: a worker that begins asks what became of the call."""
+    asked: list[str] = []
+
+    def reconcile(key: str) -> Done:
+        asked.append(key)
+        return Done("found")
+
+    doubtful = handler("doubtful", reconcile=reconcile)(lambda row: row)
+    jobs = Jobs(MemoryStateStore(), [doubtful])
+    job = jobs.submit([1], doubtful, mode="auto")
+    jobs.store.register(WorkerRecord(id="dead", host="elsewhere", pid=7, born="1", expires_at=0.0), 60.0)
+    [step] = jobs.store.claim("dead", 1)
+    jobs.store.advance("dead", begin=[StepRef(job=job.id, position=step.position, fence=step.fence)])
+    jobs.store.recover(["dead"])
+    wait(jobs, 1000)
+    with at_work(jobs, post):
+        until(lambda: jobs.job(job).state is JobState.SUCCEEDED)
+
+    assert asked == [f"{job.id}:{step.key}"]
+
+
+class Unrenewed(MemoryStateStore):
+    """A store that does not answer while leases are renewed."""
+
+    def renew(self, worker: str, lease: float) -> WorkerRecord:
+        """Fail."""
+        raise ConnectionError("as planned")
+
+
+def test_who_lost_its_lease_asks_about_its_own_call(post: Post) -> None:
+    """As after the database was away: what it takes back from itself, it asks about; nobody else would."""
+
+    @handler("slow", reconcile=lambda _: Done("found"))
+    async def slow(row: int) -> None:
+        await asyncio.sleep(0.3)
+
+    jobs = Jobs(Unrenewed(), [slow])
+    job = jobs.submit([1], slow, mode="auto")
+    post.hand_in(ticket_of(job))
+    with at_work(jobs, post, lease=0.2):
+        until(lambda: jobs.job(job).state is JobState.SUCCEEDED)
+
+    assert [one.result for one in jobs.results(job)] == ["found"]
