@@ -96,16 +96,22 @@ def fleet(url: str, way: str, *, rows: int, lanes: int, processes: int) -> float
         done = jobs.job(job)
     executor.close()
     if broker:
-        kombu: Any = importlib.import_module("kombu")
-        with kombu.Connection(BROKERS[broker]) as connection:
-            connection.default_channel.queue_delete(f"{carried['queue']}.default")
-            if broker == "redis":
-                bindings = ("binding", "binding_permanent")
-                client = connection.default_channel.client
-                client.delete(*(f"_kombu.{kind}.{carried['queue']}.default" for kind in bindings))
+        _forget(BROKERS[broker], f"{carried['queue']}.default")
     assert done.counts.succeeded == rows * processes
     assert done.finished_at is not None
     return rows * processes / (done.finished_at - done.created_at)
+
+
+def _forget(url: str, queue: str) -> None:
+    """Leave nothing of a queue at its broker."""
+    kombu: Any = importlib.import_module("kombu")
+    with kombu.Connection(url, transport_options={"priority_steps": [0, 1, 2, 3]}) as connection:
+        channel = connection.default_channel
+        channel.queue_delete(queue)
+        if url.startswith("redis"):
+            lists = [queue, *(f"{queue}{channel.sep}{priority}" for priority in (1, 2, 3))]
+            bindings = [f"_kombu.{kind}.{queue}" for kind in ("binding", "binding_permanent")]
+            channel.client.delete(*lists, *bindings)
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from uuid import uuid4
 import holdfast
 from backend.tests.integration.jobs._outside import HANDLERS, ROOT, until
 from holdfast.infrastructure.store.state import StateStore
-from holdfast.services.jobs import handler, open_jobs
-from holdfast.services.jobs.executors import Executor, TicketWorker, open_executor
+from holdfast.services.jobs import Jobs, handler, open_jobs
+from holdfast.services.jobs.executors import Executor, LocalExecutor, Ticket, TicketWorker, open_executor
 
 WAYS = ["procrastinate", "celery-redis", "celery-rabbitmq"]
 
@@ -87,6 +88,54 @@ class Way:
             if self.name.encode() in message:
                 client.hdel("unacked", tag)
                 client.zrem("unacked_index", tag)
+
+
+class Post(LocalExecutor):
+    """Tickets within this process, counted; with `carry` off what is sent is kept, and what is handed in is taken."""
+
+    def __init__(self, *, carry: bool = True) -> None:
+        super().__init__()
+        self._carry = carry
+        self._lock = threading.Lock()
+        self.sent: list[Ticket] = []
+        self.begun = self.taken = self.most_waiting = 0
+
+    def submit(self, ticket: Ticket) -> None:
+        """Send a ticket."""
+        with self._lock:
+            self.sent.append(ticket)
+            self.most_waiting = max(self.most_waiting, len(self.sent) - self.begun)
+        if self._carry:
+            super().submit(ticket)
+
+    def hand_in(self, ticket: Ticket) -> None:
+        """Have a ticket taken that nobody sent."""
+        super().submit(ticket)
+
+    def work(self, take: Callable[[Ticket], None], *, at_once: int, stop: threading.Event) -> None:
+        """Give each ticket to `take`."""
+
+        def count(ticket: Ticket) -> None:
+            with self._lock:
+                self.begun += 1
+            take(ticket)
+            with self._lock:
+                self.taken += 1
+
+        super().work(count, at_once=at_once, stop=stop)
+
+
+@contextmanager
+def at_work(jobs: Jobs, post: Executor, lanes: int = 1, lease: float = 15.0) -> Generator[None]:
+    """Have a worker with tickets work in this process, for a `with` block."""
+    worker = TicketWorker(jobs.store, jobs.handlers, post, concurrency=lanes, lease=lease)
+    thread = threading.Thread(target=worker.run, kwargs={"signals": False})
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()
 
 
 class Fleet:

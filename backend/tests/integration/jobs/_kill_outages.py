@@ -64,7 +64,7 @@ def programs() -> Path | None:
 class Cluster:
     """A PostgreSQL of its own, in a folder, that nobody else uses; with a `password`, it asks for that."""
 
-    def __init__(self, folder: Path, password: str = "") -> None:
+    def __init__(self, folder: Path, password: str = "", connections: int = 20) -> None:
         found = programs()
         assert found is not None
         self._programs = found
@@ -77,6 +77,7 @@ class Cluster:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
         self._password = password
+        self._connections = connections
         secret = folder / "password"
         secret.write_text(password or "none", encoding="ascii")
         auth = f"--auth={'scram-sha-256' if password else 'trust'}"
@@ -92,7 +93,8 @@ class Cluster:
 
     def start(self) -> None:
         """Let it answer."""
-        options = f"-p {self._port} -h 127.0.0.1 -c unix_socket_directories= -c max_connections=20"
+        options = f"-p {self._port} -h 127.0.0.1 -c unix_socket_directories="
+        options = f"{options} -c max_connections={self._connections}"
         log = str(self._data.parent / "log")
         self._run("pg_ctl", "start", "-w", "-D", str(self._data), "-l", log, "-o", options)
 

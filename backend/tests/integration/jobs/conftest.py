@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sql
 
 from backend.tests.integration._moto import client, hooked
+from backend.tests.integration.jobs._brokers import Server, missing, server
 from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
 from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
@@ -463,6 +464,23 @@ def way(request: pytest.FixtureRequest, fleet_store: str) -> Iterator[Way]:
     made = Way(executor=executor, store=fleet_store, broker=url)
     yield made
     made.clear()
+
+
+@pytest.fixture(params=WAYS)
+def own_way(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Server]]:
+    """Run the test with each engine: give the way, and the server that carries its tickets, of the test's own."""
+    executor, _, broker = request.param.partition("-")
+    problem = missing(broker)
+    if problem is not None:
+        pytest.skip(problem)
+    # Not below pytest's folder, where the user of a server may not look.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        made = server(broker, Path(folder))
+        try:
+            store = made.url if not broker else request.getfixturevalue("fleet_store")
+            yield Way(executor=executor, store=store, broker=made.url if broker else ""), made
+        finally:
+            made.crash()
 
 
 @pytest.fixture

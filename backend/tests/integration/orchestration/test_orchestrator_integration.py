@@ -3,7 +3,7 @@
 import pytest
 
 from backend.tests.integration.orchestration._yard import Yard, order
-from holdfast.infrastructure.store.state import JobState, StepState
+from holdfast.infrastructure.store.state import JobState, NewJob, NewStep, StepState
 from holdfast.services.jobs.graphs import Verdict
 
 S = StepState
@@ -150,3 +150,16 @@ def test_a_tick_looks_after_every_run(yard: Yard) -> None:
     found = [yard.runs.status(run).status.value for run in (told, late, overdue)]
     assert found == ["succeeded", "timed_out", "timed_out"]
     assert yard.runs.tick() == []
+
+
+def test_a_tick_looks_after_the_oldest_of_very_many(quick_yard: Yard) -> None:
+    """However many jobs have been submitted to the same store since: the run is found, and its lost result with it."""
+    yard = quick_yard
+    run = yard.submit(order("a"))
+    for number in range(10_000):
+        new = NewJob(id=f"waits-{number}", handler="other", ready=False)
+        yard.store.create_job(new, [NewStep(key="a", payload=b"1")])
+    yard.blobs.put(f"tmp/callbacks/runs/{run}/0001/result.json", b'{"status": "succeeded"}')
+
+    assert yard.runs.tick() == [run]
+    assert yard.runs.status(run).status is JobState.SUCCEEDED

@@ -14,7 +14,7 @@ from holdfast.infrastructure.store.state import JOB_ENDS, Advanced, JobState, Le
 from holdfast.services.jobs import _outcomes
 from holdfast.services.jobs._books import Books
 from holdfast.services.jobs._calls import Caller, Running, named
-from holdfast.services.jobs._errand import TURN
+from holdfast.services.jobs._errand import TURN, share
 from holdfast.services.jobs._link import Link
 from holdfast.services.jobs._outcomes import Spec
 from holdfast.services.jobs._process import this_worker
@@ -167,6 +167,8 @@ class Engine:
         """Take no more for a ticket, and hand back what has not begun."""
         if self.errand is not None:
             self.errand.over = True
+            if self.errand.owes and not self.books.ready:
+                self.errand.more(0.0)
         self.wake()
 
     async def run(self) -> None:
@@ -206,8 +208,6 @@ class Engine:
         suspects = self._may_have_halted(outcomes)
         turn = await self.link.ask(self.commit, outcomes, free, want, suspects)
         self._apply(outcomes, turn)
-        if want and self.errand is not None:
-            self.errand.claimed(turn.claimed, want)
         if want:
             # What was recorded may have made more of it claimable.
             self._dry = not turn.claimed and not outcomes
@@ -226,8 +226,13 @@ class Engine:
         if want:
             _boundaries.reach("engine.before_claim")
             job, skip = self.config.job, self.books.to_skip()
+            if job is not None and self.is_hand:
+                want = min(want, share(self.store.job(job).counts.pending))
             claimed = self.store.claim(self.id, want, job=job, handlers=self._names, skip=skip)
             _boundaries.reach("engine.after_claim")
+            if self.errand is not None:
+                # Before the next commit: whoever has nothing to do need not wait for that.
+                self.errand.claimed(len(claimed), want)
             self._learn({step.job for step in claimed})
             self.books.take(claimed)
         begin = self.books.choose(free)
@@ -389,7 +394,9 @@ class Engine:
         self.announced.clear()
         self.books.ready.clear()
         self.books.returning.clear()
-        await self.link.ask(self.store.recover, [self.id])
+        recovered = await self.link.ask(self.store.recover, [self.id])
+        # Nobody else hears of them: what has been taken back is not taken back again.
+        self.doubtful |= {ref.job for ref in recovered.ambiguous}
         await self.begin()
         self.wake()
 

@@ -20,6 +20,7 @@ from holdfast.infrastructure.store.state import (
     StoreVersionError,
 )
 from holdfast.services.jobs import _breakers, _process, _review
+from holdfast.services.jobs._pages import all_jobs
 from holdfast.services.jobs._write_back import Drain
 from holdfast.services.jobs.errors import HandlerNotFoundError
 from holdfast.services.jobs.notify import Ended
@@ -184,7 +185,7 @@ class Watch:
     def _unclear(self) -> list[str]:
         """Return the jobs with steps that need review."""
         only = self._engine.config.job
-        found = [self._store.job(only)] if only is not None else self._store.jobs(states=_OPEN, limit=1000)
+        found = [self._store.job(only)] if only is not None else all_jobs(self._store, _OPEN)
         return [job.id for job in found if job.counts.needs_review]
 
     async def _settle_doubts(self) -> None:

@@ -27,6 +27,7 @@ from holdfast.infrastructure.store.state import (
 from holdfast.services.jobs import _again, _files, _follow, _process, _review, _submit, _watch, _write_back
 from holdfast.services.jobs._calls import Caller
 from holdfast.services.jobs._outcomes import stored_backoff, text
+from holdfast.services.jobs._pages import all_jobs
 from holdfast.services.jobs.errors import NotApprovedError, NotConfirmedError, NotEndedError
 from holdfast.services.jobs.handlers import Done, Function, Handler, Handlers, NotDone
 from holdfast.services.jobs.modes import Mode, Session
@@ -239,7 +240,7 @@ class Jobs:
 
     def cancel_batch(self, batch: str) -> BatchRecord:
         """Cancel every job of a batch that has not ended."""
-        open_jobs = [job.id for job in self._all(_OPEN, batch)]
+        open_jobs = [job.id for job in all_jobs(self._store, _OPEN, batch=batch)]
         record = self._store.cancel_batch(batch)
         for job in open_jobs:
             self._tell_end(job)
@@ -546,7 +547,7 @@ class Jobs:
     def interrupted(self) -> list[Interrupted]:
         """Return the jobs that a worker left behind; one that merely runs, or waits for a retry, is not among them."""
         living = self._living()
-        found = (self._left_behind(job, living) for job in self._all(_OPEN))
+        found = (self._left_behind(job, living) for job in all_jobs(self._store, _OPEN))
         left = [one for one in found if one is not None]
         return left if living else left + self._unwritten()
 
@@ -596,7 +597,7 @@ class Jobs:
         if job is not None:
             return self._store.steps(_id(job), states=[StepState.NEEDS_REVIEW], limit=limit)
         found: list[StepRecord] = []
-        for one in self._all(()):
+        for one in all_jobs(self._store):
             if len(found) >= limit:
                 break
             if one.counts.needs_review:
@@ -694,16 +695,14 @@ class Jobs:
         """
         before = self._store.now() - older_than
         owing = set(self._store.owing())
-        old = [job for job in self._all(JOB_ENDS) if _finished_before(job, before) and job.id not in owing]
+        old = [
+            job
+            for job in all_jobs(self._store, JOB_ENDS)
+            if _finished_before(job, before) and job.id not in owing
+        ]
         for job in old:
             _files.archive(self._store, job, Path(to))
         return [job.id for job in old]
-
-    def _all(self, states: Iterable[JobState], batch: str | None = None) -> Iterator[JobRecord]:
-        after, wanted = None, tuple(states)
-        while page := self._store.jobs(states=wanted, batch=batch, after=after, limit=_PAGE):
-            after = page[-1].id
-            yield from page
 
 
 def open_jobs(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from holdfast.infrastructure.resilience.clock import SYSTEM
 from holdfast.infrastructure.store.state import JobState
+from holdfast.services.jobs._pages import all_jobs
 from holdfast.services.jobs.errors import HandlerNotFoundError
 from holdfast.services.jobs.executors.tickets import Ticket
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("holdfast.jobs")
 # Seconds between two looks at jobs, and that one may stand still before it gets another ticket, then twice as long.
 _LOOK, _STILL, _STILLEST = 0.5, 0.5, 30.0
+# Of the time that passes, the share that goes into looks is one of so many, however many jobs there are.
+_RARELY = 5
 # Tickets that are as good as lost, as where a frozen worker holds them, are followed by others soon; then rarely.
 _SOON = 5
-_JOBS = 10_000
+# Tickets of a job that a worker sent and did not take itself, until it sends no more ahead of time, so that they do not
+# heap up at the broker; and those that a new job gets at most, a ticket's steps for each.
+_AHEAD, _FIRST = 4, 4
 
 
 def has_work(job: JobRecord) -> bool:
@@ -38,12 +43,15 @@ def ticket_for(store: StateStore, job: JobRecord) -> Ticket:
 
 
 def send(executor: Executor, store: StateStore, job: JobRecord) -> None:
-    """Send a ticket of a job that has work; if that fails it is logged, and workers find the job a moment later."""
-    if has_work(job):
-        try:
-            executor.submit(ticket_for(store, job))
-        except Exception as error:
-            _log.warning("no ticket of job %s could be sent, workers find it: %r", job.id, error)
+    """Send tickets of a job that has work; if that fails it is logged, and workers find the job a moment later."""
+    if not has_work(job):
+        return
+    ticket = ticket_for(store, job)
+    try:
+        for _ in range(min(_FIRST, ceil(job.counts.pending / ticket.steps))):
+            executor.submit(ticket)
+    except Exception as error:
+        _log.warning("no ticket of job %s could be sent, workers find it: %r", job.id, error)
 
 
 @dataclass(slots=True)
@@ -68,6 +76,7 @@ class Office:
         # Tickets to send, and jobs of which nothing may begin here, until a time.
         self._due: dict[str, tuple[float, Ticket]] = {}
         self._pauses: dict[str, float] = {}
+        self._ahead: dict[str, int] = {}
         self._urgent = False
         self._marks: dict[str, _Mark] = {}
         self._next_due: float | None = None
@@ -100,6 +109,19 @@ class Office:
                 self._due[ticket.job] = (at, ticket)
         self._wake.set()
 
+    def spread(self, ticket: Ticket) -> bool:
+        """Send a ticket for others while its job is worked on here, unless enough of them wait; whether it was sent."""
+        with self._lock:
+            if self._ahead.get(ticket.job, 0) >= _AHEAD:
+                return False
+        self.send(ticket)
+        return True
+
+    def took(self, ticket: Ticket) -> None:
+        """Note that a ticket came here."""
+        with self._lock:
+            self._ahead[ticket.job] = max(0, self._ahead.get(ticket.job, 0) - 1)
+
     def pauses(self, job: str) -> bool:
         """Return whether nothing of a job may begin here now."""
         with self._lock:
@@ -111,7 +133,8 @@ class Office:
             now = SYSTEM.monotonic()
             if self._urgent or now >= look_at:
                 self._look_well(now)
-                look_at = now + _LOOK
+                took = SYSTEM.monotonic() - now
+                look_at = now + max(_LOOK, _RARELY * took)
             pause = min(look_at, self._send_due()) - SYSTEM.monotonic()
             SYSTEM.wait(self._wake, max(0.0, pause))
             self._wake.clear()
@@ -140,6 +163,8 @@ class Office:
             self._away = True
         else:
             self._away = False
+            with self._lock:
+                self._ahead[ticket.job] = self._ahead.get(ticket.job, 0) + 1
 
     def _look_well(self, now: float) -> None:
         try:
@@ -152,19 +177,29 @@ class Office:
         urgent, self._urgent = self._urgent, False
         passed = self._next_due is not None and self._store.now() >= self._next_due
         self._next_due = self._store.next_due()
-        jobs = self._store.jobs(states=[JobState.PENDING, JobState.RUNNING], limit=_JOBS)
         marks: dict[str, _Mark] = {}
-        for job in filter(has_work, jobs):
+        for job in filter(has_work, all_jobs(self._store, [JobState.PENDING, JobState.RUNNING])):
             mark = self._marks.get(job.id)
             if mark is None or mark.event != job.last_event:
                 mark = _Mark(job.last_event, now)
             marks[job.id] = mark
             wait = min(_STILLEST, _STILL * 2 ** max(0, mark.sent - _SOON))
-            if urgent or passed or now - mark.since >= wait:
-                mark.since, mark.sent = now, mark.sent + 1
+            still = now - mark.since >= wait
+            if still:
+                # Those that were sent before did not help.
+                self._forget(job.id)
+            if urgent or passed or still:
+                # What could not be sent says nothing about who takes tickets.
+                mark.since, mark.sent = now, 0 if self._away else mark.sent + 1
                 if not self.pauses(job.id) and self._is_known(job):
                     self.send(ticket_for(self._store, job))
         self._marks = marks
+        self._forget(*(self._ahead.keys() - marks.keys()))
+
+    def _forget(self, *jobs: str) -> None:
+        with self._lock:
+            for job in jobs:
+                self._ahead.pop(job, None)
 
     def _is_known(self, job: JobRecord) -> bool:
         """Return whether workers such as this one can do a job."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ _log = logging.getLogger("holdfast.jobs")
 _LONG = 30 * 86_400
 _PRIORITIES = 4
 _AGAIN, _TICK = 0.5, 0.02
+# Seconds between two tries to reach a broker that is away. Celery would wait longer each time, up to half a minute.
+_RETRY = 0.5
+# What a part of Celery's worker calls itself while it runs.
+_RUNS = 1
 
 
 class CeleryExecutor:
@@ -109,6 +114,7 @@ class CeleryExecutor:
                 worker = app.WorkController(
                     pool="threads",
                     concurrency=at_once,
+                    consumer_cls=_consumer(),
                     without_gossip=True,
                     without_mingle=True,
                     without_heartbeat=True,
@@ -131,6 +137,44 @@ def _ticking() -> type:
             hub.call_repeatedly(_TICK, _nothing)
 
     return Ticking
+
+
+def _consumer() -> type:
+    """Return a consumer that tries to reach its broker at a steady pace, and notices that it has lost it."""
+    consumers: Any = import_module("celery.worker.consumer")
+    base: Any = consumers.Consumer
+
+    class Consumer(base):  # type: ignore[misc]
+        def ensure_connected(self, conn: Any) -> Any:
+            pace = {"interval_start": _RETRY, "interval_step": 0, "interval_max": _RETRY}
+            conn.ensure_connection = partial(conn.ensure_connection, **pace)
+            return base.ensure_connected(self, conn)
+
+        def create_task_handler(self, *args: Any, **settings: Any) -> Any:
+            receive: Any = base.create_task_handler(self, *args, **settings)
+            connected = self.restart_count
+
+            def received(message: Any) -> None:
+                message.ack_log_error = partial(self._acknowledge, message, connected)
+                receive(message)
+
+            return received
+
+        def _acknowledge(
+            self, message: Any, connected: int, log: Any, errors: Any, *, multiple: bool = False
+        ) -> None:
+            """Acknowledge; where that fails, connect anew.
+
+            Who is busy does not listen to Redis; a ticket that cannot be acknowledged would keep its place for good.
+            """
+            try:
+                message.ack(multiple=multiple)
+            except errors as error:
+                _log.info("a ticket could not be acknowledged: %r", error)
+                if connected == self.restart_count and self.blueprint.state == _RUNS:
+                    raise
+
+    return Consumer
 
 
 def _nothing() -> None:

@@ -7,7 +7,6 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING
 
 from holdfast.infrastructure.store.state import NotFoundError
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from holdfast.services.jobs.notify import Notifier
 
 _log = logging.getLogger("holdfast.jobs")
-# A ticket takes one of so many shares of what is pending: all lanes get some, and they end together.
-_SHARES = 16
 
 
 class TicketWorker:
@@ -142,11 +139,14 @@ class TicketWorker:
 
     def _take(self, ticket: Ticket) -> None:
         """Do what a ticket says, in a thread of the engine; it ends when the calls have."""
+        self._office.took(ticket)
         job = self._job_of(ticket)
         if job is None or self._loop is None:
             return
-        hand = self._worker(job.id, max(1, min(ticket.steps, ceil(job.counts.pending / _SHARES))))
-        hand._errand = Errand(max(1, ticket.steps), partial(self._office.send, ticket))
+        steps = max(1, ticket.steps)
+        hand = self._worker(job.id, steps)
+        errand = Errand(steps, partial(self._office.send, ticket), partial(self._office.spread, ticket))
+        hand._errand = errand
         with self._lock:
             if self._stops:
                 self._office.send(ticket)
@@ -157,6 +157,8 @@ class TicketWorker:
         finally:
             with self._lock:
                 self._hands.discard(hand)
+            if errand.owes:
+                self._office.send(ticket)
 
     def _job_of(self, ticket: Ticket) -> JobRecord | None:
         """Return the job of a ticket if there is something to do for it here."""

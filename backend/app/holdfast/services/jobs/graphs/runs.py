@@ -20,6 +20,7 @@ from holdfast.infrastructure.store.state import (
     StepState,
     SubmissionError,
 )
+from holdfast.services.jobs._pages import all_jobs
 from holdfast.services.jobs.errors import NotEndedError
 from holdfast.services.jobs.graphs import _archive, _keys, _results
 from holdfast.services.jobs.graphs._rounds import GROUP, Evaluator, run_of, run_status, work_of, worker_of
@@ -213,7 +214,7 @@ class Runs:
 
     def tick(self) -> list[str]:
         """Look after every run that is not finished, as its watchdogs would; return which these were."""
-        found = self._store.jobs(states=set(JobState) - JOB_ENDS, limit=10_000)
+        found = all_jobs(self._store, set(JobState) - JOB_ENDS)
         runs = {job.id: None for job in found if job.new.handler == HANDLER}
         # Those that have ended, but whose orders have not.
         held = (run_of(worker.id) for worker in self._store.workers())
