@@ -61,7 +61,8 @@ class DynamoStateStore:
     default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
     steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
     worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
-    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
+    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`; not
+    even once if nobody has held the lock since the thread gave it back, so who changes a job without it takes it then.
     """
 
     tenant: str

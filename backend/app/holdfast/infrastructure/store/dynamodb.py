@@ -186,7 +186,10 @@ class _Work(MemoryStateStore):
 
 
 class _Round:
-    """Between two looks at a lock, by one thread. `untouched`: the lock, if nobody had marked it when it was taken."""
+    """Between two looks at a lock, by one thread; it goes on if nobody has held the lock since that gave it back.
+
+    `untouched`: the lock, if nobody had marked it when it was taken.
+    """
 
     __slots__ = ("until", "untouched")
 
@@ -218,7 +221,8 @@ class DynamoStateStore:
     default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
     steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
     worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
-    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
+    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`; not
+    even once if nobody has held the lock since the thread gave it back, so who changes a job without it takes it then.
     """
 
     tenant: str
@@ -689,7 +693,7 @@ class DynamoStateStore:
             )
         except ConditionFailedError:
             return False
-        self._round.now = None
+        self._leave_round(lock)
         return True
 
     def mark_dirty(self, name: str) -> None:
@@ -699,10 +703,11 @@ class DynamoStateStore:
     def clear_dirty(self, lock: Lock) -> bool:
         """Take the mark away; return whether there was one. LeaseLostError when the lock is lost."""
         was = self._this_round()
-        self._begin_round(lock)
         if was is not None and was.untouched == lock:
             # A mark that came since is seen when the lock is to be given back.
+            was.untouched = None
             return False
+        self._begin_round(lock)
         try:
             before = self._table.update(
                 (self._p("lock", lock.name), "head"),
@@ -717,9 +722,25 @@ class DynamoStateStore:
         return bool(before.get("dirty", False))
 
     def _begin_round(self, lock: Lock, *, dirty: bool = True) -> None:
-        """Read jobs anew from now on, once, if this thread is to be frugal."""
-        if self._frugal:
+        """Read jobs anew from now on, once, if this thread is to be frugal; not those that nobody can have changed."""
+        if not self._frugal:
+            return
+        name, fence, left = getattr(self._round, "left", None) or ("", 0, None)
+        self._round.left = None
+        if left is not None and not dirty and (name, fence + 1) == (lock.name, lock.fence):
+            left.until, left.untouched = lock.expires_at, lock
+            self._round.now = left
+        else:
             self._round.now = _Round(lock.expires_at, None if dirty else lock)
+
+    def _leave_round(self, lock: Lock) -> None:
+        """Keep what is known of jobs, if this thread takes the lock next; those that have ended may be deleted."""
+        found, self._round.now = self._this_round(), None
+        self._round.left = None if found is None else (lock.name, lock.fence, found)
+        with self._mutex:
+            for slot in self._slots.values():
+                if slot.since is found and slot.job is not None and slot.job.state in JOB_ENDS:
+                    slot.since = None
 
     def _this_round(self) -> _Round | None:
         """Return what this thread has begun, while it holds the lock; None if it reads each time."""
