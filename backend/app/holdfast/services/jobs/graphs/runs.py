@@ -222,7 +222,7 @@ class Runs:
 
     def _look_after(self, run: str) -> bool:
         try:
-            for step in list(self._evaluator.steps(run, StepState.RUNNING)):
+            for step in list(self._evaluator.running(run)):
                 self._watch_step(run, step)
             self.watchdog(run)
         except NotFoundError:
@@ -242,7 +242,7 @@ class Runs:
         works = [
             work_of(run, step)
             for run in runs
-            for step in self._evaluator.steps(run, StepState.RUNNING)
+            for step in self._evaluator.running(run)
             if step.begun
         ]
         return sum(not self._evaluator.dispatch_again(work) for work in works) == 0
@@ -454,7 +454,7 @@ class Runs:
         at = None if limit is None or job.started_at is None else job.started_at + limit
         if at is None or self._store.now() < at:
             return Verdict.WAIT, at
-        works = [work_of(run, step) for step in self._evaluator.steps(run, StepState.RUNNING) if step.begun]
+        works = [work_of(run, step) for step in self._evaluator.running(run) if step.begun]
         self._store.sweep(slack=_SLACK)
         for work in works:
             self._evaluator.cancel(work)
