@@ -172,7 +172,9 @@ class LocalTarget:
         sealed = place.read_bytes()
         place.unlink()
         if self._secrets is None:
-            raise SecretsError("it has secrets, and this target has no key; give it `secrets`")
+            raise SecretsError(
+                "it has secrets, and this target has no key; give it `secrets`, or the command --age-identity"
+            )
         return self._secrets.open(sealed)
 
     def _in_folder(
@@ -277,15 +279,18 @@ class FileNotifier:
 
     def tell(self, comment: Comment) -> None:
         """Write a comment, or replace the one with the same tag."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(comment.body)
-            Path(name).replace(self.path(comment.tag))
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        _replace(self.path(comment.tag), comment.body)
+
+
+class CommentFile:
+    """The comment of the run that was told of last, in one file, replaced in place."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+
+    def tell(self, comment: Comment) -> None:
+        """Write a comment over what was there."""
+        _replace(self._path, comment.body)
 
 
 class DueTimer:
@@ -313,6 +318,18 @@ class DueTimer:
                 _, run, number = heapq.heappop(self._heap)
                 found.append((run, number))
             return found
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _unpack(data: bytes, folder: Path) -> dict[str, Any]:
