@@ -13,7 +13,7 @@ import pytest
 
 from backend.tests.integration.cli.conftest import Said, both_stores
 from backend.tests.integration.orchestration._github import TOKEN, GitHub
-from backend.tests.integration.orchestration._programs import git, recipient
+from backend.tests.integration.orchestration._programs import git, path, recipient
 from backend.tests.integration.orchestration._yard import order, request, wait_until
 
 Runs = Callable[..., Said]
@@ -255,9 +255,15 @@ def test_a_person_decides_whether_an_order_is_repeated_whose_process_died(
     assert (log.read_text(encoding="utf-8"), other.read_text(encoding="utf-8")) == ("+\n+\n", "+\n")
 
 
-@pytest.mark.skipif(shutil.which("age") is None, reason="age is not installed")
-def test_secrets_are_encrypted_and_read_by_age(runs: Runs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--sops",)], ids=["age", "sops"])
+def test_secrets_are_encrypted_and_read(
+    runs: Runs, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For a recipient when it is submitted, with an identity when it is served; each that is missing is named."""
+    monkeypatch.setenv("PATH", path())
+    for program in ("age-keygen", "sops" if options else "age"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
     secret, to = "hush-hush-4711", recipient(tmp_path)
     one = order("a", commands=['test "${#TOKEN}" = 14; echo "it is $TOKEN"'], secrets={"TOKEN": secret})
     document = Path("run.json")
@@ -265,18 +271,18 @@ def test_secrets_are_encrypted_and_read_by_age(runs: Runs, tmp_path: Path) -> No
     refused = runs("submit", "run.json")
     assert (refused.code, "nothing here encrypts them" in refused.err) == (2, True)
     assert "--age-recipient" in refused.err
-    assert runs("submit", "run.json", "--age-recipient", "age1wrong").code == 2
+    assert runs("submit", "run.json", "--age-recipient", "age1wrong", *options).code == 2
     assert runs("status", "--json").facts == []
 
-    run = runs("submit", "run.json", "--age-recipient", to, "--json").facts["run_id"]
+    run = runs("submit", "run.json", "--age-recipient", to, "--json", *options).facts["run_id"]
     document.unlink()
     assert runs("serve").code == 1
     assert "--age-identity" in runs("status", run).out.replace("\n", "")
-    assert runs("retry", run, "--serve", "--age-identity", str(tmp_path / "key")).code == 0
+    assert runs("retry", run, "--serve", "--age-identity", str(tmp_path / "key"), *options).code == 0
     again = runs("status", "--json").facts[0]["run_id"]
     assert runs("logs", again, "a").out == "it is ***\n"
-    for path in tmp_path.rglob("*"):
-        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    for one_file in tmp_path.rglob("*"):
+        assert not one_file.is_file() or secret.encode() not in one_file.read_bytes(), one_file
 
 
 @pytest.mark.parametrize("options", [(), ("--sops",)], ids=["age", "sops"])
@@ -364,5 +370,5 @@ def test_a_pull_request_is_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> 
         assert hub.bodies(place)[1] == Path("told.md").read_text(encoding="utf-8")
         assert "**: cancelled" in hub.bodies(place)[1]
     assert first != second
-    for path in Path().rglob("*"):
-        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    for one in Path().rglob("*"):
+        assert not one.is_file() or TOKEN.encode() not in one.read_bytes(), one
