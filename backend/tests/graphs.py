@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--stores", nargs="+", choices=STORES, default=list(STORES[:3]))
     parser.add_argument("--graphs", type=int, default=2000, help="random graphs in each store")
     parser.add_argument("--turns", type=int, default=500, help="interleavings in each database")
-    parser.add_argument("--piece", type=int, default=500, help="graphs in one process at most")
+    parser.add_argument("--piece", type=int, default=250, help="graphs in one process at most")
     parser.add_argument("--only", default="", help="only pieces with this in their names")
     options = parser.parse_args()
     found = pieces(options.stores, options.graphs, options.turns, options.piece)
