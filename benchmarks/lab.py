@@ -117,9 +117,9 @@ def recovery(values: Sequence[float]) -> str:
 
 def matrix(results: Results, measure: str, scenarios: Sequence[str]) -> list[str]:
     """Return one measure as a table: policies by scenarios."""
-    lines = ["| policy | " + " | ".join(scenarios) + " |", "|---|" + "---|" * len(scenarios)]
+    lines = ["| policy | seeds | " + " | ".join(scenarios) + " |", "|---|---|" + "---|" * len(scenarios)]
     for policy in policies():
-        cells = []
+        cells = [_range([len(results.get((policy, scenario), {})) for scenario in scenarios])]
         for scenario in scenarios:
             values = [getattr(one, measure) for one in results.get((policy, scenario), {}).values()]
             if not values:
@@ -161,31 +161,25 @@ def losses(results: Results, ours: str = "holdfast") -> Iterator[str]:
                     yield f"| {scenario} | {measure} | {policy} | {told} | {sure} | {len(common)} |"
 
 
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' if number != 1 else ''}"
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def page(results: Results) -> str:
     """Return the page of results."""
     scenarios = list(lab.scenarios())
     halves = (scenarios[:8], scenarios[8:])
-    counts = {
-        policy: [len(results.get((policy, scenario), {})) for scenario in scenarios] for policy in policies()
-    }
-    least = {
-        kind: min(min(one) for policy, one in counts.items() if is_central(policy) is central)
-        for kind, central in (("central", True), ("others", False))
-    }
     lines = [
         "# The lab: every policy in every scenario",
         "",
         "Made by `python -m benchmarks.lab --write`; [what the measures mean](lab.md). Means and half the width of",
-        f"their 95 % bootstrap intervals: {_seeds(least['central'])} of no policy and of the default at least, and",
-        f"{_seeds(least['others'])} of the others; a single seed has no interval. Recovery in seconds, of the runs",
-        "that recover. `NAME` is a library as its documentation shows it, `NAME-tuned` has settings equal to each",
-        "other's. tenacity's default, which retries at once and for ever, is left out. pybreaker lets a client make",
-        "one call at a time; what waits for its lock counts as a long call. A policy that retries for long has goodput",
-        "during a fault from calls that end after it.",
+        "their 95 % bootstrap intervals over as many seeds, from 100 on, as the second column says; a single seed has",
+        "no interval, and what was not run is a dash. Recovery in seconds, of the runs that recover. `NAME` is a",
+        "library as its documentation shows it, `NAME-tuned` has settings equal to each other's. tenacity's default,",
+        "which retries at once and for ever, is left out. pybreaker lets a client make one call at a time; what waits",
+        "for its lock counts as a long call. A policy that retries for long has goodput during a fault from calls that",
+        "end after it.",
         "",
         "Pages with plots: " + ", ".join(f"[{name}](lab/{name}.html)" for name in _DRAWN) + ".",
         "",

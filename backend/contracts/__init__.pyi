@@ -36,6 +36,7 @@ from holdfast.infrastructure.resilience.concurrency_limit import (
     ConcurrencyLimitConfig as ConcurrencyLimitConfig,
 )
 from holdfast.infrastructure.resilience.concurrency_limit import Gradient2 as Gradient2
+from holdfast.infrastructure.resilience.concurrency_limit import StandingQueue as StandingQueue
 from holdfast.infrastructure.resilience.concurrency_limit import concurrency_limit as concurrency_limit
 from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
 from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
@@ -257,6 +258,7 @@ __all__ = [
     "RetryGaveUp",
     "RetryScheduled",
     "RetrySucceeded",
+    "StandingQueue",
     "StorageFailed",
     "Subscription",
     "Throttle",

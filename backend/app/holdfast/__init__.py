@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ConcurrencyLimitConfig as ConcurrencyLimitConfig,
     )
     from holdfast.infrastructure.resilience.concurrency_limit import Gradient2 as Gradient2
+    from holdfast.infrastructure.resilience.concurrency_limit import StandingQueue as StandingQueue
     from holdfast.infrastructure.resilience.concurrency_limit import concurrency_limit as concurrency_limit
     from holdfast.infrastructure.resilience.deadline import current_deadline as current_deadline
     from holdfast.infrastructure.resilience.deadline import deadline_after as deadline_after
@@ -270,6 +271,7 @@ _EXPORTS = {
     "RetryGaveUp": "holdfast.infrastructure.resilience.events",
     "RetryScheduled": "holdfast.infrastructure.resilience.events",
     "RetrySucceeded": "holdfast.infrastructure.resilience.events",
+    "StandingQueue": "holdfast.infrastructure.resilience.concurrency_limit",
     "StorageFailed": "holdfast.infrastructure.resilience.events",
     "Subscription": "holdfast.infrastructure.resilience.events",
     "THROTTLED": "holdfast.infrastructure.resilience.classify",
@@ -428,6 +430,7 @@ __all__ = [
     "RetryGaveUp",
     "RetryScheduled",
     "RetrySucceeded",
+    "StandingQueue",
     "StorageFailed",
     "Subscription",
     "Throttle",

@@ -47,7 +47,7 @@ def pipeline(
     failure_rate: float = 0.8,
     window: float = 5.0,
     min_calls: int = 10,
-    open_for: float = 1.0,
+    open_for: float = 0.5,
     open_growth: float = 2.0,
     half_open_calls: int = 1,
     half_open_timeout: float = 3.0,
@@ -57,7 +57,7 @@ def pipeline(
     """Return a pipeline as `recommended` makes it, with these settings.
 
     Seconds: `window`, `open_for`, `half_open_timeout`; `open_growth`: the longest time open over the first; `ratio`: of
-    the budget; `limit`: calls at once that an adaptive concurrency limit begins with, None for none.
+    the budget; `limit`: calls at once that the concurrency limit begins with, None: as many as like.
     """
 
 def tune(

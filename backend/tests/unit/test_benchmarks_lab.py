@@ -44,10 +44,18 @@ def test_runs_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("holdfast.lab.scenarios", lambda: {"healthy": None})
     assert bench.work(1, 1, seconds=60, share=(0, 1)) == 0
     found = bench.load()
-    assert found["none", "healthy"][0].opened == inf
+    assert found["none", "healthy"][100].opened == inf
     before = (tmp_path / "0.jsonl").read_text(encoding="utf-8")
     assert bench.work(1, 1, seconds=60, share=(0, 1)) == 0
     assert (tmp_path / "0.jsonl").read_text(encoding="utf-8") == before
+
+
+def test_every_row_says_how_many_seeds_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that has fewer runs in one scenario than in another shows the least and the most; without a run, a dash."""
+    monkeypatch.setattr(bench, "policies", lambda: ["none", "holdfast"])
+    results = {("none", "stall"): {100: EVEN}, ("holdfast", "stall"): {100: EVEN, 101: EVEN}}
+    rows = bench.matrix(results, "goodput", ["stall", "spike"])[2:]
+    assert rows == ["| none | 0–1 | 0.50 | – |", "| holdfast | 0–2 | 0.50 | – |", ""]
 
 
 def test_the_summary_goes_between_its_marks() -> None:

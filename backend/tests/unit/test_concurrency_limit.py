@@ -119,7 +119,7 @@ async def coroutine_function() -> str:
 
 BAD: dict[str, tuple[object, ...]] = {
     "algorithm": ("aimd", None, AIMD),
-    "initial": (0, 201, 1.5, None, True),
+    "initial": (0, 201, 1.5, "20", True),
     "min_limit": (0, -1, 21, "1"),
     "max_limit": (0, 19, None, 1_000_001),
     "max_healthy_latency": (0, -1, float("nan"), "1"),

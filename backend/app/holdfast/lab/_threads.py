@@ -72,9 +72,9 @@ class Threads:
             except _Over:
                 return
             except StopIteration as error:
-                _fail(future, RuntimeError(f"the function raised {error!r}"))
+                self._fail(future, RuntimeError(f"the function raised {error!r}"))
             except BaseException as error:
-                _fail(future, error)
+                self._fail(future, error)
             else:
                 if not future.cancelled():
                     future.set_result(result)
@@ -82,6 +82,11 @@ class Threads:
         worker = self._idle.pop() if self._idle else self._hire()
         worker.job = job
         self.turn(worker)
+
+    def _fail(self, future: asyncio.Future[Any], error: BaseException) -> None:
+        # What unwinds may fail at it, as a lock that it does not hold any more; nobody is left to be told.
+        if not (self._over or future.cancelled()):
+            future.set_exception(error)
 
     def _hire(self) -> _Worker:
         worker = _Worker()
@@ -167,11 +172,6 @@ class Threads:
     def me(self) -> object:
         """Return what tells the runners apart: a thread, or the loop."""
         return getattr(self._here, "worker", None)
-
-
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.cancelled():
-        future.set_exception(error)
 
 
 class CoopLock:

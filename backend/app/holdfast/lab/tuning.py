@@ -57,7 +57,7 @@ START: Mapping[str, object] = MappingProxyType(
         "failure_rate": 0.8,
         "window": 5.0,
         "min_calls": 10,
-        "open_for": 1.0,
+        "open_for": 0.5,
         "open_growth": 2.0,
         "half_open_calls": 1,
         "half_open_timeout": 3.0,
@@ -115,7 +115,7 @@ def pipeline(
     failure_rate: float = 0.8,
     window: float = 5.0,
     min_calls: int = 10,
-    open_for: float = 1.0,
+    open_for: float = 0.5,
     open_growth: float = 2.0,
     half_open_calls: int = 1,
     half_open_timeout: float = 3.0,
@@ -125,12 +125,11 @@ def pipeline(
     """Return a pipeline as `recommended` makes it, with these settings.
 
     Seconds: `window`, `open_for`, `half_open_timeout`; `open_growth`: the longest time open over the first; `ratio`: of
-    the budget; `limit`: calls at once that an adaptive concurrency limit begins with, None for none.
+    the budget; `limit`: calls at once that the concurrency limit begins with, None: as many as like.
     """
-    from holdfast.infrastructure.resilience._recommended import _is_late
+    from holdfast.infrastructure.resilience._recommended import _limit
     from holdfast.infrastructure.resilience.budget import RetryBudget
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker
-    from holdfast.infrastructure.resilience.concurrency_limit import AIMD, ConcurrencyLimit
     from holdfast.infrastructure.resilience.pipeline import Pipeline
     from holdfast.infrastructure.resilience.retry import Retry
     from holdfast.infrastructure.resilience.timeout import Timeout
@@ -147,10 +146,7 @@ def pipeline(
         half_open_timeout=half_open_timeout,
     )
     retry = Retry(attempts, budget=RetryBudget("lab", ratio=ratio, min_per_second=2.0, ttl=4.0))
-    adaptive = (
-        () if limit is None else (ConcurrencyLimit(algorithm=AIMD(backoff=0.5), initial=limit, on=_is_late),)
-    )
-    return Pipeline(Timeout(30.0), retry, breaker, *adaptive, Timeout(10.0), name="lab")
+    return Pipeline(Timeout(30.0), retry, breaker, _limit("lab", limit), Timeout(10.0), name="lab")
 
 
 def tune(

@@ -36,11 +36,37 @@ class AIMD:
     backoff: float
     def __init__(self, *, backoff: float = 0.9) -> None: ...
 
+class StandingQueue:
+    """No limit until answers stand in a queue: of `calls` calls in succession none was quick, or as many were dropped.
+
+    Not quick is above 0.1 s, `tolerance` times the mean of `memory` seconds, and four deviations over it. First it
+    is 1.5 times what is in flight, 2 more at least; each further sign multiplies it by `backoff`, quick answers add 1 a
+    round, `lift` seconds lift it; after `probe` seconds without an admission a call is made beyond it. Frozen. Sources:
+    CoDel, RFC 8289 (no quick answer for a while, not a high average); RFC 6298 (deviations).
+    """
+
+    calls: int
+    tolerance: float
+    memory: float
+    backoff: float
+    lift: float
+    probe: float
+    def __init__(
+        self,
+        *,
+        calls: int = 5,
+        tolerance: float = 3.0,
+        memory: float = 60.0,
+        backoff: float = 0.5,
+        lift: float = 10.0,
+        probe: float = 2.0,
+    ) -> None: ...
+
 class ConcurrencyLimitConfig:
     """The settings of a `ConcurrencyLimit`, validated: frozen, keyword-only, comparable."""
 
-    algorithm: Gradient2 | AIMD
-    initial: int
+    algorithm: Gradient2 | AIMD | StandingQueue
+    initial: int | None
     min_limit: int
     max_limit: int
     max_healthy_latency: float | None
@@ -51,8 +77,8 @@ class ConcurrencyLimitConfig:
     def __init__(
         self,
         *,
-        algorithm: Gradient2 | AIMD = ...,
-        initial: int = 20,
+        algorithm: Gradient2 | AIMD | StandingQueue = ...,
+        initial: int | None = 20,
         min_limit: int = 1,
         max_limit: int = 200,
         max_healthy_latency: float | None = None,
@@ -65,17 +91,18 @@ class ConcurrencyLimitConfig:
 class ConcurrencyLimit(Policy):
     """Admit as many calls at once as the dependency takes without delay or error. Raises ConcurrencyLimitedError.
 
-    Only calls that begin with half of the limit in use or more move it. Drops shrink it: errors that `on` covers,
-    latencies above `max_healthy_latency` seconds; other errors and cancelled calls say nothing. It never grows beyond
-    5 times the calls in flight. `priority`, a function of the call's arguments, says "critical" (may use all of the
-    limit), "normal" (90 %) or "low" (70 %, rounded up); without it all may use all. Safe for threads and tasks.
+    Only calls that begin with half of the limit in use or more move it (by `StandingQueue`: that begin beside
+    another). Drops shrink it: errors that `on` covers, latencies above `max_healthy_latency` seconds; other errors and
+    cancelled calls say nothing. It never grows beyond 5 times the calls in flight. `initial`: None begins with
+    `max_limit`. `priority`, a function of the call's arguments, says "critical" (may use all of the limit), "normal"
+    (90 %) or "low" (70 %, rounded up); without it all may use all. Safe for threads and tasks.
     """
 
     def __init__(
         self,
         *,
-        algorithm: Gradient2 | AIMD = ...,
-        initial: int = 20,
+        algorithm: Gradient2 | AIMD | StandingQueue = ...,
+        initial: int | None = 20,
         min_limit: int = 1,
         max_limit: int = 200,
         max_healthy_latency: float | None = None,
@@ -134,8 +161,8 @@ def concurrency_limit(
     fn: None = None,
     /,
     *,
-    algorithm: Gradient2 | AIMD = ...,
-    initial: int = 20,
+    algorithm: Gradient2 | AIMD | StandingQueue = ...,
+    initial: int | None = 20,
     min_limit: int = 1,
     max_limit: int = 200,
     max_healthy_latency: float | None = None,

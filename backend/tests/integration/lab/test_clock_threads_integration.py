@@ -1,6 +1,7 @@
 """Virtual time × threads and the standard library: everything happens at its instant, and nothing stays patched."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 
@@ -141,3 +142,24 @@ def test_one_world_at_a_time() -> None:
 
     with pytest.raises(RuntimeError, match="runs already"):
         World().run(main())
+
+
+def test_what_fails_as_the_world_ends_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that waits for ever is ended with the run; an error on its way out is nobody's and reaches no log."""
+    ended: list[str] = []
+
+    def plain() -> None:
+        try:
+            time.sleep(1000)
+        finally:
+            ended.append("plain")
+            raise ValueError
+
+    async def main() -> None:
+        world.thread(plain)
+        await asyncio.sleep(1)
+
+    world = World()
+    world.run(main())
+    gc.collect()
+    assert (ended, world.elapsed, caplog.messages) == (["plain"], 1.0, [])

@@ -198,6 +198,28 @@ def test_a_cancelled_probe_gives_its_place_back(redis_url: str, redis_namespace:
         assert other.breaker.state is CLOSED
 
 
+def test_a_late_probe_of_a_fleet_counts_for_nothing(redis_url: str, redis_namespace: str) -> None:
+    """Whose lease has ended may succeed as it likes: the place is another process's, whose probe closes for all."""
+    settings: dict[str, Any] = {"half_open_calls": 1, "open_for": 0.01}
+    with connect(redis_url) as client:
+        one = Process(client, redis_namespace, half_open_timeout=0.2, **settings)
+        other = Process(client, redis_namespace, half_open_timeout=60.0, **settings)
+        one.fail(2)
+        time.sleep(0.02)
+        late = one.breaker.admit()
+        time.sleep(0.3)
+        held = other.breaker.admit()
+        assert one.call() == "R"
+        late.success()
+        one.storage.flush(BUSY)
+        assert (one.breaker.state, one.call()) == (HALF_OPEN, "R")
+        assert other.sees(HALF_OPEN)
+        held.success()
+        other.storage.flush(BUSY)
+        assert other.breaker.state is CLOSED
+        eventually(lambda: one.sees(CLOSED))
+
+
 @pytest.mark.parametrize("form", ["with", "async with", "admit"])
 def test_blocks_and_permits_ask_for_their_probes(form: str, redis_url: str, redis_namespace: str) -> None:
     """A block or a permit by hand takes its place among the fleet's probes too."""

@@ -86,8 +86,9 @@ class State:
     """The limit and what it is found by.
 
     `out` holds an entry for each call in flight: appending to a list and taking from it is atomic, so that admission
-    takes no lock and no place is lost. `generation` counts rounds, a drop begins one; `shrunk` is the one in which the
-    limit last fell: what began before was admitted under a higher limit, and does not lower it again.
+    takes no lock and no place is lost. A call that makes `least` of them or more is looked at. `generation` counts
+    rounds, a drop begins one; `shrunk` is the one in which the limit last fell: what began before was admitted under a
+    higher limit, and does not lower it again.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class State:
         "estimate",
         "generation",
         "judged",
+        "least",
         "limit",
         "out",
         "peak",
@@ -112,22 +114,30 @@ class State:
         self.judged = _judge(config.on)
         self.place = id(self) // 64 % _LOCKS
         self.out: list[None] = []
-        self.generation = 0
+        self.generation: int = 0
         self._start()
         _states.add(self)
 
     def _start(self) -> None:
-        self.algorithm = self.config.algorithm._run()
+        algorithm: Any = self.config.algorithm
+        self.algorithm: RunningGradient | RunningAIMD = algorithm._run()
         self.rejected = 0
-        self._begin_round(float(self.config.initial))
+        self._begin_round(float(self.first))
         self.shrunk = self.generation
 
     def _begin_round(self, estimate: float) -> None:
         self.estimate = estimate
         self.limit = int(estimate)
+        self.least = (self.limit + 1) // 2
         self.generation += 1
         self.seen = self.peak = 0
         self.total = 0.0
+
+    @property
+    def first(self) -> int:
+        """The limit to begin with."""
+        initial = self.config.initial
+        return self.config.max_limit if initial is None else initial
 
     @property
     def lock(self) -> Any:
@@ -138,6 +148,10 @@ class State:
         """Read the clock."""
         clock = self.config.clock
         return ambient.monotonic() if clock is None else clock.monotonic()
+
+    def entered(self, running: int, room: int) -> tuple[float | None, tuple[int, int] | None]:
+        """Take in a call that is one of so many in flight: return when (None: refused), and a change of the limit."""
+        return (None if running > room else self.now()), None
 
     def passed(self, started: float, generation: int, running: int) -> tuple[int, int] | None:
         """Take the latency of a call that succeeded; return the old and the new limit if it changed."""
@@ -162,6 +176,9 @@ class State:
         """Take notice of a drop; return the old and the new limit if it changed."""
         with _locks[self.place]:
             return None if generation < self.shrunk else self._move(self.algorithm.drop(self.estimate))
+
+    def left(self, generation: int, *, answered: bool) -> None:
+        """Take notice that a call ended in a way that says nothing."""
 
     def _move(self, wanted: float) -> tuple[int, int] | None:
         config, before, old = self.config, self.estimate, self.limit
@@ -195,27 +212,33 @@ class State:
 
     # What permits ask for.
 
-    def judge(self, error: BaseException, label: str = "concurrency limit") -> tuple[bool | None, None]:
-        """Return whether an error is a drop (None: neutral), and no hint."""
+    def judge(
+        self, error: BaseException, label: str = "concurrency limit"
+    ) -> tuple[bool | None, float | None]:
+        """Return whether an error is a drop (None: neutral), and 0.0 where it is somebody's answer all the same."""
         if not isinstance(error, Exception):
             return None, None
         try:
-            return None if self.judged(error) is PERMANENT else True, None
+            return (None, 0.0) if self.judged(error) is PERMANENT else (True, None)
         except Exception as raised:  # a predicate of the user's: counts as failure
             callback_failed(self.config.name or label, "predicate", raised)
             return True, None
 
     def admit(self) -> Permit:
         """Admit one call of normal priority."""
-        out, label, now = self.out, self.config.name or "concurrency limit", self.now()
+        out, label = self.out, self.config.name or "concurrency limit"
         out.append(None)
         running = len(out)
         room = self.limit if self.config.priority is None else _share(self.limit, _TENTHS["normal"])
-        if running > room:
+        if running < self.least:
+            return Permit(self, (out, self.generation, 0), self.now())
+        admitted, change = self.entered(running, room)
+        if admitted is None:
             out.pop()
+        self.tell(change, label)
+        if admitted is None:
             raise ConcurrencyLimitedError(self.refusal(label), None)
-        sampled = 2 * running >= self.limit
-        return Permit(self, (out, self.generation, running if sampled else 0), now)
+        return Permit(self, (out, self.generation, running), admitted)
 
     def settle(self, permit: Permit, failed: bool | None, hint: float | None = None) -> None:
         """Give a permit's place back, once, and take its latency or drop."""
@@ -225,7 +248,10 @@ class State:
                 return
             permit.settled = True
             out.pop()
-        if failed is None or not running:
+        if not running:
+            return
+        if failed is None:
+            self.left(generation, answered=hint is not None)
             return
         change = self.drop(generation) if failed else self.passed(permit.started, generation, running)
         self.tell(change, self.config.name or "concurrency limit")
@@ -272,14 +298,24 @@ def _room(state: State, stack: Stack, args: tuple[Any, ...], kwargs: dict[str, A
     return state.room(_label(state, stack, args), stack.own(args), kwargs)
 
 
+def _entered(state: State, running: int, room: int, stack: Stack, args: tuple[Any, ...]) -> float | None:
+    started, change = state.entered(running, room)
+    if change is not None:
+        state.tell(change, _label(state, stack, args))
+    return started
+
+
 def _refused(state: State, stack: Stack, args: tuple[Any, ...]) -> str:
     return state.refusal(_label(state, stack, args))
 
 
 def _failed(state: State, generation: int, error: BaseException, stack: Stack, args: tuple[Any, ...]) -> None:
     label = _label(state, stack, args)
-    if state.judge(error, label)[0]:
+    failed, hint = state.judge(error, label)
+    if failed:
         state.tell(state.drop(generation), label)
+    else:
+        state.left(generation, answered=hint is not None)
 
 
 def _passed(
@@ -292,6 +328,7 @@ def _passed(
 
 hot.update(
     _ConcurrencyLimitedError=ConcurrencyLimitedError,
+    _limit_entered=_entered,
     _limit_failed=_failed,
     _limit_passed=_passed,
     _limit_refused=_refused,

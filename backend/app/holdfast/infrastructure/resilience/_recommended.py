@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
     from holdfast.infrastructure.resilience.policy import Policy
 
+# No limit of its own: a dependency that nobody waits in line for may be called by as many as like.
+_MOST = 1_000_000
+
 KINDS = ("general", "interactive", "batch", "sharded", "idempotent-read")
 
-# Opens where nearly nothing works, so that one dead shard of four is not taken for the whole; asks again every other
-# second, with one call that may hang for three.
+# Opens where nearly nothing works, so that one dead shard of four is not taken for the whole; asks again every second,
+# with one call that may hang for three.
 _BREAKER: dict[str, Any] = {
     "failure_rate": 0.8,
     "min_calls": 10,
     "window": Window.seconds(5.0),
-    "open_for": 1.0,
-    "open_cap": 2.0,
+    "open_for": 0.5,
+    "open_cap": 1.0,
     "half_open_calls": 1,
     "half_open_timeout": 3.0,
 }
@@ -60,8 +63,16 @@ def _policies(name: str, kind: str, key: Callable[..., Hashable] | None) -> tupl
         return _sharded(name, budget, key)
     breaker = CircuitBreaker(name, **_BREAKER)
     if kind == "idempotent-read":
-        return Timeout(30.0), Retry(budget=budget), _hedge(name), breaker, Timeout(10.0)
-    return Timeout(30.0), Retry(budget=budget), breaker, Timeout(10.0)
+        return Timeout(30.0), Retry(budget=budget), _hedge(name), breaker, _limit(name), Timeout(10.0)
+    return Timeout(30.0), Retry(budget=budget), breaker, _limit(name), Timeout(10.0)
+
+
+def _limit(name: str, initial: int | None = None) -> Policy:
+    from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit, StandingQueue
+
+    return ConcurrencyLimit(
+        algorithm=StandingQueue(), initial=initial, max_limit=_MOST, on=_is_late, name=name
+    )
 
 
 def _hedge(name: str) -> Policy:
@@ -73,21 +84,19 @@ def _hedge(name: str) -> Policy:
 def _sharded(name: str, budget: RetryBudget, key: Callable[..., Hashable] | None) -> tuple[Policy, ...]:
     from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreakers
 
-    return Timeout(30.0), Retry(budget=budget), CircuitBreakers(name, key=key, **_SHARD), Timeout(10.0)
+    breakers = CircuitBreakers(name, key=key, **_SHARD)
+    return Timeout(30.0), Retry(budget=budget), breakers, _limit(name), Timeout(10.0)
 
 
 def _interactive(name: str, budget: RetryBudget) -> tuple[Policy, ...]:
-    from holdfast.infrastructure.resilience.concurrency_limit import AIMD, ConcurrencyLimit
-
-    limit = ConcurrencyLimit(algorithm=AIMD(backoff=0.5), initial=10, on=_is_late, name=name)
-    return Timeout(5.0), Retry(budget=budget), CircuitBreaker(name, **_BREAKER), limit, Timeout(2.0)
+    return Timeout(5.0), Retry(budget=budget), CircuitBreaker(name, **_BREAKER), _limit(name), Timeout(2.0)
 
 
 def _batch(name: str, budget: RetryBudget) -> tuple[Policy, ...]:
     from holdfast.infrastructure.resilience.backoff import Backoff
 
     retry = Retry(8, wait=Backoff(base=1.0, cap=30.0), on=_is_worth_waiting, budget=budget)
-    return Timeout(300.0), retry, CircuitBreaker(name, **_BREAKER), Timeout(30.0)
+    return Timeout(300.0), retry, CircuitBreaker(name, **_BREAKER), _limit(name), Timeout(30.0)
 
 
 def _is_late(error: Exception) -> bool:
@@ -99,8 +108,8 @@ def _is_late(error: Exception) -> bool:
 
 
 def _is_worth_waiting(error: Exception) -> bool:
-    """Return whether the same may work later, also where our own breaker says so."""
+    """Return whether the same may work later, also where our own breaker or limit says so."""
     from holdfast.infrastructure.resilience.classify import PERMANENT, classify
-    from holdfast.infrastructure.resilience.errors import CircuitOpenError
+    from holdfast.infrastructure.resilience.errors import CircuitOpenError, ConcurrencyLimitedError
 
-    return isinstance(error, CircuitOpenError) or classify(error) is not PERMANENT
+    return isinstance(error, (CircuitOpenError, ConcurrencyLimitedError)) or classify(error) is not PERMANENT

@@ -53,6 +53,7 @@ _BOOKS = frozenset(
         "_quantile",
         "_race",
         "_race_threads",
+        "_standing",
         "_threads",
         "_tries",
         "_windows",

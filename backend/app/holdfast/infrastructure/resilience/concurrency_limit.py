@@ -7,6 +7,7 @@ import sys
 from holdfast.infrastructure.resilience import _compile
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
 from holdfast.infrastructure.resilience._limits import WARM_UP, RunningAIMD, RunningGradient, State
+from holdfast.infrastructure.resilience._standing import Standing
 from holdfast.infrastructure.resilience.circuit_breaker import _begin, _end
 from holdfast.infrastructure.resilience.classify import TRANSIENT, _check_errors
 from holdfast.infrastructure.resilience.clock import Clock
@@ -83,6 +84,46 @@ class AIMD(Frozen):
         return RunningAIMD(self)
 
 
+class StandingQueue(Frozen):
+    """No limit until answers stand in a queue: of `calls` calls in succession none was quick, or as many were dropped.
+
+    Not quick is above 0.1 s, `tolerance` times the mean of `memory` seconds, and four deviations over it. First it
+    is 1.5 times what is in flight, 2 more at least; each further sign multiplies it by `backoff`, quick answers add 1 a
+    round, `lift` seconds lift it; after `probe` seconds without an admission a call is made beyond it. Frozen. Sources:
+    CoDel, RFC 8289 (no quick answer for a while, not a high average); RFC 6298 (deviations).
+    """
+
+    __slots__ = ("backoff", "calls", "lift", "memory", "probe", "tolerance")
+
+    calls: int
+    tolerance: float
+    memory: float
+    backoff: float
+    lift: float
+    probe: float
+
+    def __init__(
+        self,
+        *,
+        calls: int = 5,
+        tolerance: float = 3.0,
+        memory: float = 60.0,
+        backoff: float = 0.5,
+        lift: float = 10.0,
+        probe: float = 2.0,
+    ) -> None:
+        faults = Faults("StandingQueue")
+        faults.number("calls", calls, 2, 1000, whole=True)
+        faults.number("tolerance", tolerance, 1, 100)
+        faults.number("memory", memory, 1, 86_400)
+        faults.number("backoff", backoff, 0.1, 0.99)
+        faults.number("lift", lift, 0, 3600, above=True)
+        faults.number("probe", probe, 0, 3600, above=True)
+        faults.finish()
+        self._set(calls=calls, tolerance=float(tolerance), memory=float(memory))
+        self._set(backoff=float(backoff), lift=float(lift), probe=float(probe))
+
+
 _GRADIENT2 = Gradient2()
 
 
@@ -101,8 +142,8 @@ class ConcurrencyLimitConfig(Frozen):
         "priority",
     )
 
-    algorithm: Gradient2 | AIMD
-    initial: int
+    algorithm: Gradient2 | AIMD | StandingQueue
+    initial: int | None
     min_limit: int
     max_limit: int
     max_healthy_latency: float | None
@@ -114,8 +155,8 @@ class ConcurrencyLimitConfig(Frozen):
     def __init__(
         self,
         *,
-        algorithm: Gradient2 | AIMD = _GRADIENT2,
-        initial: int = 20,
+        algorithm: Gradient2 | AIMD | StandingQueue = _GRADIENT2,
+        initial: int | None = 20,
         min_limit: int = 1,
         max_limit: int = 200,
         max_healthy_latency: float | None = None,
@@ -146,14 +187,18 @@ def _is(value: object, kind: type | tuple[type, ...]) -> bool:
 
 
 def _check_algorithm(faults: Faults, algorithm: object) -> None:
-    known = _is(algorithm, (Gradient2, AIMD))
-    faults.check(known, "algorithm", algorithm, "is no algorithm", "give Gradient2() or AIMD()")
+    known = _is(algorithm, (Gradient2, AIMD, StandingQueue))
+    faults.check(
+        known, "algorithm", algorithm, "is no algorithm", "give Gradient2(), AIMD() or StandingQueue()"
+    )
 
 
 def _check_limits(faults: Faults, config: ConcurrencyLimitConfig) -> None:
     low, first, high = config.min_limit, config.initial, config.max_limit
-    for path, value in (("initial", first), ("min_limit", low), ("max_limit", high)):
+    faults.number("initial", first, 1, 1_000_000, whole=True, optional=True)
+    for path, value in (("min_limit", low), ("max_limit", high)):
         faults.number(path, value, 1, 1_000_000, whole=True)
+    first = high if first is None else first
     if all(_is(value, int) for value in (low, first, high)):
         faults.check(low <= high, "min_limit", low, f"is above max_limit = {high}", "give at most max_limit")
         outside = low <= high and not low <= first <= high
@@ -170,10 +215,11 @@ def _check_priority(faults: Faults, priority: Any) -> None:
 class ConcurrencyLimit(Policy):
     """Admit as many calls at once as the dependency takes without delay or error. Raises ConcurrencyLimitedError.
 
-    Only calls that begin with half of the limit in use or more move it. Drops shrink it: errors that `on` covers,
-    latencies above `max_healthy_latency` seconds; other errors and cancelled calls say nothing. It never grows beyond
-    5 times the calls in flight. `priority`, a function of the call's arguments, says "critical" (may use all of the
-    limit), "normal" (90 %) or "low" (70 %, rounded up); without it all may use all. Safe for threads and tasks.
+    Only calls that begin with half of the limit in use or more move it (by `StandingQueue`: that begin beside
+    another). Drops shrink it: errors that `on` covers, latencies above `max_healthy_latency` seconds; other errors and
+    cancelled calls say nothing. It never grows beyond 5 times the calls in flight. `initial`: None begins with
+    `max_limit`. `priority`, a function of the call's arguments, says "critical" (may use all of the limit), "normal"
+    (90 %) or "low" (70 %, rounded up); without it all may use all. Safe for threads and tasks.
     """
 
     __slots__ = ("_config", "_state")
@@ -181,8 +227,8 @@ class ConcurrencyLimit(Policy):
     def __init__(
         self,
         *,
-        algorithm: Gradient2 | AIMD = _GRADIENT2,
-        initial: int = 20,
+        algorithm: Gradient2 | AIMD | StandingQueue = _GRADIENT2,
+        initial: int | None = 20,
         min_limit: int = 1,
         max_limit: int = 200,
         max_healthy_latency: float | None = None,
@@ -202,7 +248,7 @@ class ConcurrencyLimit(Policy):
             name=name,
             clock=clock,
         )
-        self._state = State(self._config)
+        self._state = (Standing if _is(algorithm, StandingQueue) else State)(self._config)
 
     @property
     def config(self) -> ConcurrencyLimitConfig:
@@ -290,7 +336,9 @@ class ConcurrencyLimit(Policy):
         return True
 
     def _shape(self) -> tuple[Any, ...]:
-        return ("concurrency_limit", self._config.priority is not None, self._config.clock is not None)
+        config = self._config
+        stands = _is(config.algorithm, StandingQueue)
+        return ("concurrency_limit", config.priority is not None, config.clock is not None, stands)
 
     def _bind(self) -> dict[str, Any]:
         clock = self._config.clock
@@ -323,14 +371,18 @@ def _emit_admission(
         # The first thing in the block: an interrupt comes before this call or after it, and then the handler runs.
         code.line(f"_out{at}.append(None)")
         code.line(f"_n{at} = len(_out{at})")
-        with code.block(f"if _n{at} + _n{at} >= _m{at}.limit:"):
-            with code.block(f"if _n{at} > {room}:"):
+        with code.block(f"if _n{at} >= _m{at}.least:"):
+            stands = _is(config.algorithm, StandingQueue)
+            if stands:
+                code.line(f"_t{at} = _limit_entered(_m{at}, _n{at}, {room}, _stack, {args})")
+            with code.block(f"if _t{at} is None:" if stands else f"if _n{at} > {room}:"):
                 # The place is given back before anybody is told; the handler takes from another list.
                 code.line(f"_mine{at}, _out{at} = _out{at}, [None]")
                 code.line(f"_mine{at}.pop()")
                 code.line(f"raise _ConcurrencyLimitedError(_limit_refused(_m{at}, _stack, {args}), None)")
             code.line(f"_g{at} = _m{at}.generation")
-            code.line(f"_t{at} = {'_now' if config.clock is None else f'_now{at}'}()")
+            if not stands:
+                code.line(f"_t{at} = {'_now' if config.clock is None else f'_now{at}'}()")
         inner()
 
 
@@ -343,8 +395,8 @@ def concurrency_limit(
     fn: None = None,
     /,
     *,
-    algorithm: Gradient2 | AIMD = _GRADIENT2,
-    initial: int = 20,
+    algorithm: Gradient2 | AIMD | StandingQueue = _GRADIENT2,
+    initial: int | None = 20,
     min_limit: int = 1,
     max_limit: int = 200,
     max_healthy_latency: float | None = None,
