@@ -18,7 +18,7 @@ _DEVIATIONS = 4.0
 # Seconds; what takes less may be this process's own fault: its collector, its loop, its share of the processor.
 _LEAST = 0.1
 # A first sign may be chance: it leaves room for half as many calls as there are, and for so many at least.
-_SPARE = 2
+_SPARE = 4
 
 
 class Pace:
