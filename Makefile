@@ -1,7 +1,8 @@
 # A machine needs Python >= 3.11 and make; `make help` lists what there is.
 #   PYTHON   the interpreter that makes the environment (default: the first one >= 3.11 on PATH)
 #   VENV     where the environment is (default: .venv)
-#   ARGS     options of `make bench` and `make peers` (for example ARGS=--quick) and of pytest in `make test`
+#   ARGS     options of `make bench` and `make peers` (for example ARGS=--quick), of
+#            `make test-graphs`, and of pytest in `make test`
 #   COVERAGE 0: `make test` neither measures branches nor applies the gate
 
 PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -16,7 +17,7 @@ SEAMS := backend/tests/integration/resilience
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-graph test gate test-staged lint format types contracts imports wheel bench peers repeat workflow clean
+.PHONY: help demo demo-graph test gate test-staged test-graphs lint format types contracts imports wheel bench peers repeat workflow clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; \
@@ -43,6 +44,9 @@ gate: $(VENV)/.installed-test ## the gate alone, on what the last `make test` me
 
 test-staged: $(VENV)/.installed-test ## the jobs from the ground up: stores, parts, seams, end to end; stops where it fails
 	$(BIN)/python -m backend.tests.staged
+
+test-graphs: $(VENV)/.installed-test ## 2,000 random graphs in each store, 500 interleavings, a crash at every call (ARGS)
+	$(BIN)/python -m backend.tests.graphs $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check

@@ -165,6 +165,7 @@ def _use(jobs: Jobs, job: str) -> None:
     last = store.job(job).counts.total - 1
     store.steps(job, after=last - 50)
     store.steps(job, states=[StepState.FAILED], limit=5)
+    store.steps(job, worker=_FILLER, limit=5)
     store.step(job, f"line:{last}")
     store.events(job, after=10)
     jobs.retry_failed(job)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import _jobs_show, _runs_show, _show
+from holdfast.cli import _jobs_show, _runs_open, _runs_show, _show
 from holdfast.cli._exit import Code, Stop
 from holdfast.cli._jobs_open import DEFAULT_STORE, Json, Reason, Store, Tenant, Yes, duration, opened, stop
+from holdfast.cli._runs_open import API, Api, CommentTo, Git, Identity, Recipients, Repository, Sops
 from holdfast.infrastructure.resilience.errors import HoldfastError
 from holdfast.infrastructure.store.state import STEP_ENDS, NotFoundError
 from holdfast.services.jobs.graphs.request import RequestRefusedError
+from holdfast.services.jobs.graphs.secrets import SecretsError
 from holdfast.services.jobs.graphs.service import RunService
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _CODE = Path()
 
 @contextmanager
 def _service(
-    store: str, tenant: str, folder: Path, code: Path = _CODE, *, create: bool = False, **settings: Any
+    store: str, tenant: str, folder: Path, code: Any = _CODE, *, create: bool = False, **settings: Any
 ) -> Generator[RunService, None, None]:
     """Give the runs of a tenant; what they refuse ends the command with its code."""
     with (
@@ -52,7 +54,7 @@ def _service(
             yield service
         except NotFoundError as error:
             raise Stop(Code.WRONG_USE, f"{error}: holdfast runs status") from None
-        except RequestRefusedError as error:
+        except (RequestRefusedError, SecretsError) as error:
             raise Stop(Code.WRONG_USE, str(error)) from None
         except HoldfastError as error:
             raise stop(error) from error
@@ -73,6 +75,13 @@ def submit(
     tenant: Tenant = "default",
     folder: Folder = _FOLDER,
     code: Source = _CODE,
+    git: Git = False,
+    age_recipient: Recipients = None,
+    age_identity: Identity = None,
+    sops: Sops = False,
+    github_repository: Repository = "",
+    github_url: Api = API,
+    comment_file: CommentTo = None,
     json: Json = False,
 ) -> int:
     """Store a run, whole or not at all, to be executed by `serve`.
@@ -80,9 +89,14 @@ def submit(
     Exit code 2: it was refused; every fault is listed.
     """
     body = _read(file)
-    with _service(
-        store, tenant, folder, code, create=tenant == "default", concurrency=concurrency
-    ) as service:
+    source = _runs_open.code(code, git=git)
+    keys = _runs_open.secrets(age_recipient, age_identity, sops=sops)
+    settings: dict[str, Any] = {"concurrency": concurrency, "secrets": keys}
+    create = tenant == "default"
+    with (
+        _runs_open.telling(github_repository, github_url, comment_file) as notifiers,
+        _service(store, tenant, folder, source, create=create, notifiers=notifiers, **settings) as service,
+    ):
         answer = service.runs.submit(body, delivery_id=delivery)
         return _answered(service, answer, serve_it=serve_it, as_json=json)
 
@@ -122,6 +136,11 @@ def serve(
     tenant: Tenant = "default",
     folder: Folder = _FOLDER,
     code: Source = _CODE,
+    age_identity: Identity = None,
+    sops: Sops = False,
+    github_repository: Repository = "",
+    github_url: Api = API,
+    comment_file: CommentTo = None,
     json: Json = False,
 ) -> int:
     """Execute orders of all runs, until none is left.
@@ -129,8 +148,13 @@ def serve(
     SIGTERM or Ctrl-C: orders that run may end, and no more begins; twice: they are killed. Exit code 1: a run ended
     otherwise than well.
     """
-    settings: dict[str, Any] = {"concurrency": concurrency, "every": max(every, 0.05)}
-    with _service(store, tenant, folder, code, create=tenant == "default", **settings) as service:
+    keys = _runs_open.secrets((), age_identity, sops=sops)
+    settings: dict[str, Any] = {"concurrency": concurrency, "every": max(every, 0.05), "secrets": keys}
+    create = tenant == "default"
+    with (
+        _runs_open.telling(github_repository, github_url, comment_file) as notifiers,
+        _service(store, tenant, folder, code, create=create, notifiers=notifiers, **settings) as service,
+    ):
         for run in runs or ():
             service.runs.status(run)
         return _serve(service, runs or [], stay=stay, as_json=json)
@@ -176,13 +200,19 @@ def cancel(
     store: Store = DEFAULT_STORE,
     tenant: Tenant = "default",
     folder: Folder = _FOLDER,
+    github_repository: Repository = "",
+    github_url: Api = API,
+    comment_file: CommentTo = None,
     json: Json = False,
 ) -> None:
     """End a run for good.
 
     Orders that have not begun are cancelled; those that run are killed by the process that serves them.
     """
-    with _service(store, tenant, folder) as service:
+    with (
+        _runs_open.telling(github_repository, github_url, comment_file) as notifiers,
+        _service(store, tenant, folder, notifiers=notifiers) as service,
+    ):
         view = service.runs.status(run)
         left = sum(order.state not in STEP_ENDS for order in view.orders)
         if not yes:
@@ -209,13 +239,25 @@ def retry(
     store: Store = DEFAULT_STORE,
     tenant: Tenant = "default",
     folder: Folder = _FOLDER,
+    age_identity: Identity = None,
+    sops: Sops = False,
+    github_repository: Repository = "",
+    github_url: Api = API,
+    comment_file: CommentTo = None,
     json: Json = False,
 ) -> int:
     """Do what has not succeeded again, as a new run, with the code of the first.
 
     Exit code 2: there is nothing to do again. 1: the run goes on.
     """
-    with _service(store, tenant, folder, concurrency=concurrency) as service:
+    settings: dict[str, Any] = {
+        "concurrency": concurrency,
+        "secrets": _runs_open.secrets((), age_identity, sops=sops),
+    }
+    with (
+        _runs_open.telling(github_repository, github_url, comment_file) as notifiers,
+        _service(store, tenant, folder, notifiers=notifiers, **settings) as service,
+    ):
         answer = service.runs.rerun(run) if order is None else service.runs.retry(run, order)
         return _answered(service, answer, serve_it=serve_it, as_json=json)
 

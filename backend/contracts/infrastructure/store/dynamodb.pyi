@@ -57,11 +57,11 @@ class UnsupportedError(StoreError):
 class DynamoStateStore:
     """One tenant's jobs in a table of DynamoDB. Threads may share it, processes the table.
 
-    `blobs` takes what is larger than 350 KB, without it that is refused (TooLargeError). `client` is boto3's, by
-    default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
-    steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
-    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
-    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
+    `blobs` takes what has more than 350 KB, without it that is refused (TooLargeError). `client` is boto3's; `retry`
+    replaces six attempts under the AWS SDKs' budget. A job has 10,000 steps at most. Time is the machines'. What is of
+    several jobs is a transaction for each; whoever calls again goes on. `poll`: seconds between looks of `wait`.
+    `frugal`, to evaluate runs: a thread with a lock reads a job once, again after `clear_dirty`, and not at all if the
+    lock was its last; who changes a job without the lock takes it then.
     """
 
     tenant: str
@@ -117,9 +117,18 @@ class DynamoStateStore:
         """Return a step by its key. NotFoundError."""
 
     def steps(
-        self, job: str, *, states: Iterable[StepState] = (), after: int = -1, limit: int = 1000
+        self,
+        job: str,
+        *,
+        states: Iterable[StepState] = (),
+        worker: str | None = None,
+        after: int = -1,
+        limit: int = 1000,
     ) -> list[StepRecord]:
-        """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError."""
+        """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError.
+
+        With `worker`, those that it holds: this takes no longer in a large job than in a small one.
+        """
 
     def events(
         self, job: str, *, after: int = 0, limit: int = 1000, kinds: Collection[str] = ()

@@ -13,6 +13,8 @@ from holdfast.api.internal.resilience.auth import ApiKey, ApiKeys
 from holdfast.api.internal.runs.app import PREFIX, create_app
 from holdfast.infrastructure.store.blob import FolderBlobStore
 from holdfast.infrastructure.store.sql import open_store
+from holdfast.services.jobs.graphs import Runs
+from holdfast.services.jobs.graphs.secrets import AgeSecrets
 
 READ, OPERATE, OTHER = "the-reading-key-1", "the-operating-key", "the-key-of-another"
 KEYS = ApiKeys(
@@ -100,6 +102,43 @@ def test_what_is_refused_is_a_problem_with_every_fault(
     assert len(told) == len(faults)
     assert all(any(one.startswith(fault) for one in told) for fault in faults)
     assert api.get("/runs").json() == []
+
+
+def test_secrets_that_nobody_can_encrypt_are_503_with_the_remedy(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the server that lacks something, not the request; nothing is stored."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runs = yard.again(secrets=AgeSecrets(["age1x"]))
+    with (
+        serving(create_app(runs, keys=KEYS)) as base,
+        httpx.Client(base_url=f"{base}{PREFIX}", headers={"X-API-Key": OPERATE}) as client,
+    ):
+        answer = submit(client, order("a", secrets={"A": "b"}))
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert answer.json()["detail"].startswith("The program age is not installed; on Debian: apt-get")
+        assert client.get("/runs").json() == []
+
+
+class Broken:
+    """Code that cannot be read."""
+
+    def files(self, location: str) -> dict[str, tuple[bytes, int]]:
+        """Raise what nobody expects, because of something else."""
+        raise RuntimeError("no code") from OSError("disk")
+
+
+def test_an_error_that_nobody_expects_keeps_its_cause(yard: Yard, caplog: pytest.LogCaptureFixture) -> None:
+    """500, and whoever reads the server's log sees why."""
+    runs = Runs(yard.store, yard.blobs, {"local": yard.puppets}, code=Broken())
+    with (
+        serving(create_app(runs, keys=KEYS)) as base,
+        httpx.Client(base_url=f"{base}{PREFIX}", headers={"X-API-Key": OPERATE}) as client,
+    ):
+        assert submit(client, order("a")).status_code == 500
+    [logged] = [one.exc_info[1] for one in caplog.records if one.name == "holdfast.api" and one.exc_info]
+    assert logged is not None
+    assert isinstance(logged.__cause__, OSError)
 
 
 def test_another_method_is_told_which_there_are(api: httpx.Client) -> None:

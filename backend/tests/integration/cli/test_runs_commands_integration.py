@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from backend.tests.integration.cli.conftest import Said, both_stores
+from backend.tests.integration.orchestration._github import TOKEN, GitHub
+from backend.tests.integration.orchestration._programs import git, path, recipient
 from backend.tests.integration.orchestration._yard import order, request, wait_until
 
 Runs = Callable[..., Said]
@@ -223,3 +226,149 @@ def test_a_killed_process_leaves_no_order_behind(runs: Runs, start_runs: Start) 
     assert runs("serve").code == 1
     assert states(runs, run) == {"a": "failed", "b": "failed", "c": "failed", "d": "succeeded"}
     assert "the process that ran it died, perhaps in the middle of it" in runs("status", run).out
+
+
+def test_a_person_decides_whether_an_order_is_repeated_whose_process_died(
+    runs: Runs, start_runs: Start
+) -> None:
+    """It failed and the run has ended; nothing repeats it by itself, `retry` does, with what fell and nothing else."""
+    log = Path("log").absolute()
+    once = f"echo + >> {log}; test $(wc -l < {log}) = 2 || {{ {hanging('mark')}; }}"
+    other = Path("other").absolute()
+    run = submit(
+        runs,
+        order("before", commands=[f"echo + >> {other}"]),
+        order("a", "before", commands=[once], timeout=600),
+        order("b", "a"),
+    )
+    server = start_runs("serve")
+    wait_until(begun("mark"))
+    server.kill()
+    server.wait()
+    for _ in range(2):
+        runs("serve")
+    assert states(runs, run) == {"before": "succeeded", "a": "failed", "b": "failed"}
+    assert log.read_text(encoding="utf-8") == "+\n"
+    assert runs("retry", run, "a", "--serve").code == 0
+    again = runs("status", "--json").facts[0]["run_id"]
+    assert states(runs, again) == {"a": "succeeded", "b": "succeeded"}
+    assert (log.read_text(encoding="utf-8"), other.read_text(encoding="utf-8")) == ("+\n+\n", "+\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--sops",)], ids=["age", "sops"])
+def test_secrets_are_encrypted_and_read(
+    runs: Runs, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a recipient when it is submitted, with an identity when it is served; each that is missing is named."""
+    monkeypatch.setenv("PATH", path())
+    for program in ("age-keygen", "sops" if options else "age"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    secret, to = "hush-hush-4711", recipient(tmp_path)
+    one = order("a", commands=['test "${#TOKEN}" = 14; echo "it is $TOKEN"'], secrets={"TOKEN": secret})
+    document = Path("run.json")
+    document.write_text(json.dumps(request(one)), encoding="utf-8")
+    refused = runs("submit", "run.json")
+    assert (refused.code, "nothing here encrypts them" in refused.err) == (2, True)
+    assert "--age-recipient" in refused.err
+    assert runs("submit", "run.json", "--age-recipient", "age1wrong", *options).code == 2
+    assert runs("status", "--json").facts == []
+
+    run = runs("submit", "run.json", "--age-recipient", to, "--json", *options).facts["run_id"]
+    document.unlink()
+    assert runs("serve").code == 1
+    assert "--age-identity" in runs("status", run).out.replace("\n", "")
+    assert runs("retry", run, "--serve", "--age-identity", str(tmp_path / "key"), *options).code == 0
+    again = runs("status", "--json").facts[0]["run_id"]
+    assert runs("logs", again, "a").out == "it is ***\n"
+    for one_file in tmp_path.rglob("*"):
+        assert not one_file.is_file() or secret.encode() not in one_file.read_bytes(), one_file
+
+
+@pytest.mark.parametrize("options", [(), ("--sops",)], ids=["age", "sops"])
+def test_a_program_that_is_missing_is_named_by_the_command(
+    runs: Runs, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With how to get it, before anything is stored or begun."""
+    Path("empty").mkdir()
+    Path("key").touch()
+    Path("run.json").write_text(json.dumps(request(order("a", secrets={"A": "b"}))), encoding="utf-8")
+    monkeypatch.setenv("PATH", str(Path("empty").absolute()))
+    program = "sops" if options else "age"
+    for command in (("submit", "run.json", "--age-recipient", "age1x"), ("serve", "--age-identity", "key")):
+        said = runs(*command, *options)
+        assert (said.code, said.out) == (2, "")
+        assert f"the program {program} is not installed; " in said.err
+        assert "https://" in said.err
+    assert not Path("holdfast-runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("serve", "--sops"), "--sops needs --age-recipient to encrypt secrets"),
+        (("serve", "--github-repository", "a/b"), "set the environment variable GITHUB_TOKEN"),
+        (("serve", "--github-repository", "nothing"), "names no repository; give OWNER/NAME"),
+    ],
+)
+def test_an_option_that_lacks_something_is_wrong_use(
+    runs: Runs, arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what."""
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    if "nothing" in arguments:
+        monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
+    found = runs(*arguments)
+    assert (found.code, said in found.err) == (2, True)
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="age is not installed")
+def test_a_key_file_that_is_not_there_is_wrong_use(runs: Runs) -> None:
+    """Before an order fails for it."""
+    found = runs("serve", "--age-identity", "nowhere")
+    assert (found.code, "there is no key file nowhere" in found.err) == (2, True)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_code_comes_from_a_repository(runs: Runs) -> None:
+    """As it was committed, at a tag or a branch; a location without one is refused."""
+    app = Path("repositories/app").absolute()
+    app.mkdir(parents=True)
+    git(app, "init", "-q", "-b", "main")
+    for text in ("one", "two"):
+        (app / "run.sh").write_text(f"echo {text}\n", encoding="utf-8")
+        git(app, "add", ".")
+        git(app, "commit", "-qm", text)
+        git(app, "tag", text)
+    (app / "run.sh").write_text("echo three\n", encoding="utf-8")
+    orders = [order(name, commands=["sh run.sh"], code=f"app@{name}") for name in ("one", "main")]
+    Path("run.json").write_text(json.dumps(request(*orders)), encoding="utf-8")
+    said = runs("submit", "run.json", "--git", "--code", "repositories", "--serve")
+    assert said.code == 0
+    run = runs("status", "--json").facts[0]["run_id"]
+    assert [runs("logs", run, name).out for name in ("one", "main")] == ["one\n", "two\n"]
+
+    Path("run.json").write_text(json.dumps(request(order("a"))), encoding="utf-8")
+    refused = runs("submit", "run.json", "--git", "--code", "repositories")
+    assert (refused.code, "it names no commit; give PATH@REF" in refused.err) == (2, True)
+
+
+def test_a_pull_request_is_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one comment, by each command that knows the repository; its token is nowhere but in the environment."""
+    monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
+    place = "/repos/ann/shop/issues/7/comments"
+    with GitHub() as hub:
+        options = ("--github-repository", "ann/shop", "--github-url", hub.url, "--comment-file", "told.md")
+        Path("run.json").write_text(json.dumps(request(order("a"), pull_request=7)), encoding="utf-8")
+        first = runs("submit", "run.json", "--json", *options).facts["run_id"]
+        assert "**: pending" in hub.bodies(place)[0]
+        assert runs("serve", *options).code == 0
+        assert ["**: succeeded" in one for one in hub.bodies(place)] == [True]
+        second = runs("submit", "run.json", "--json", *options).facts["run_id"]
+        assert runs("cancel", second, "--yes", *options).code == 0
+        assert ["**: succeeded" in one for one in hub.bodies(place)] == [True, False]
+        assert hub.bodies(place)[1] == Path("told.md").read_text(encoding="utf-8")
+        assert "**: cancelled" in hub.bodies(place)[1]
+    assert first != second
+    for one in Path().rglob("*"):
+        assert not one.is_file() or TOKEN.encode() not in one.read_bytes(), one

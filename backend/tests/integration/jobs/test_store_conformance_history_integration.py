@@ -233,6 +233,28 @@ def test_steps_are_filtered_by_state(ledger: Ledger) -> None:
     assert ledger.store.steps("job", states=[StepState.CANCELLED]) == []
 
 
+def test_steps_are_filtered_by_who_holds_them(ledger: Ledger) -> None:
+    """Those that a worker has claimed and not ended, whether or not they have begun; nobody's are nobody's."""
+    ledger.submit(steps=8)
+    ledger.submit("other", steps=1)
+    mine = ledger.claim("w1", 3, job="job")
+    ledger.claim("w2", 2, job="job")
+    ledger.claim("w1", 1, job="other")
+    ledger.begin(*mine[:2])
+    ledger.end(mine[0])
+
+    def held(worker: str, **settings: Any) -> list[int]:
+        return [one.position for one in ledger.store.steps("job", worker=worker, **settings)]
+
+    assert held("w1") == [1, 2]
+    assert held("w2") == [3, 4]
+    assert held("w1", after=1) == [2]
+    assert held("w2", limit=1) == [3]
+    assert held("w1", states=[StepState.RUNNING]) == [1, 2]
+    assert held("w1", states=[StepState.SUCCEEDED]) == []
+    assert held("w3") == held("\0\ud800") == []
+
+
 def test_jobs_are_paged_newest_first(ledger: Ledger) -> None:
     """In the order of their submission, also those of one moment; a page begins after a job's id."""
     ids = ["c", "a", "e", "b", "d"]

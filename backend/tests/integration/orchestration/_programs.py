@@ -2,11 +2,17 @@
 
 import os
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from holdfast.services.jobs.graphs.secrets import AgeSecrets, SopsSecrets
 
 KINDS: dict[str, type[AgeSecrets] | type[SopsSecrets]] = {"age": AgeSecrets, "sops": SopsSecrets}
+
+
+def path() -> str:
+    """Return where programs are: first beside this Python, where SOPS comes as a package."""
+    return os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
 
 
 def recipient(folder: Path) -> str:

@@ -20,7 +20,7 @@ from backend.tests.integration.orchestration._cloud import Cloud, Queue
 from backend.tests.integration.orchestration._github import TOKENS, GitHub
 from backend.tests.integration.orchestration._http import KEY, SECRET, Remote, listening, serving, worker
 from backend.tests.integration.orchestration._local import Machine
-from backend.tests.integration.orchestration._programs import KINDS, git, recipient
+from backend.tests.integration.orchestration._programs import KINDS, git, path, recipient
 from backend.tests.integration.orchestration._yard import Yard
 from holdfast.api.internal.runs.app import create_blob_router
 from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, MemoryBlobStore
@@ -94,8 +94,9 @@ def remote(machine: Machine) -> Iterator[Remote]:
 
 
 @pytest.fixture(params=sorted(KINDS))
-def sealed(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
+def sealed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Secrets:
     """Give secrets of each kind whose programs are installed here."""
+    monkeypatch.setenv("PATH", path())
     for program in {request.param, "age-keygen"}:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")

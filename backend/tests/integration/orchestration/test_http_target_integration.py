@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 from backend.tests.integration.orchestration._http import KEY, SECRET, Remote, listening, serving, worker
-from backend.tests.integration.orchestration._yard import order, wait_until
+from backend.tests.integration.orchestration._yard import order, request, wait_until
+from holdfast import CircuitBreaker, Window
 from holdfast.api.internal.runs.app import create_blob_router
 from holdfast.infrastructure.resilience.errors import HttpFailed
 from holdfast.infrastructure.resilience.retry import Retry
@@ -60,6 +61,25 @@ def test_a_worker_that_dies_holds_up_nobody_for_ever(remote: Remote, tmp_path: P
     remote.machine.pump(run, again)
     assert remote.yard.states(run) == {"a": S.TIMED_OUT, "b": S.FAILED}
     assert "target local did not take it" in remote.yard.store.step(again, "a").error
+
+
+def test_an_open_breaker_is_no_room(remote: Remote) -> None:
+    """Who comes while it is open waits, reserved, and starts when there is a worker again; nobody fails for it."""
+    breaker = CircuitBreaker(window=Window.consecutive(1), open_for=60.0)
+    target = HttpTarget(remote.target.url, remote.urls, token=KEY, policy=breaker)
+    runs = remote.yard.again(targets={"local": target}, listener=remote.machine)
+    breaker.open()
+    run = runs.submit(request(order("a"), order("b", "a"))).run_id
+    runs.evaluate(run)
+    assert [(one.state, one.reserved) for one in runs.status(run).orders] == [
+        (S.RUNNING, True),
+        (S.PENDING, False),
+    ]
+    breaker.reset()
+    remote.yard.runs = runs
+    remote.machine.pump(run)
+    target.close()
+    assert remote.yard.done(run)["status"] == "succeeded"
 
 
 def test_an_order_that_is_posted_twice_starts_once(remote: Remote, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from backend.tests.integration.orchestration._programs import KINDS, git, recipient
-from backend.tests.integration.orchestration._yard import order, request
+from backend.tests.integration.orchestration._yard import Yard, order, request, wait_until
+from holdfast.infrastructure.store.blob import MemoryBlobStore
+from holdfast.infrastructure.store.memory import MemoryStateStore
 from holdfast.infrastructure.store.sql import open_store
 from holdfast.services.jobs.graphs import RequestRefusedError, RunService
 from holdfast.services.jobs.graphs.git import GitCode
+from holdfast.services.jobs.graphs.local import LocalTarget
 from holdfast.services.jobs.graphs.secrets import AgeSecrets, Secrets, SecretsError
 
 SECRET = "hush-hush-4711"
@@ -39,6 +42,30 @@ def test_an_order_is_given_its_secrets_and_nobody_else(sealed: Secrets, tmp_path
         assert runs.runs.log(run, "a") == b"it is ***\ncode\norder.json\n"
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_output_that_ends_within_a_secret_shows_none_of_it(sealed: Secrets, tmp_path: Path) -> None:
+    """Cut at its limit, or as the order was killed: of any secret; secrets that overlap are hidden as one."""
+    yard = Yard(MemoryStateStore(), MemoryBlobStore(), tmp_path)
+    target = LocalTarget(yard.blobs, yard.ears, log_limit=20, secrets=sealed)
+    runs = yard.again(targets={"local": target}, secrets=sealed)
+    secrets = {"TOKEN": SECRET, "OTHER": "zebra-0815", "NEXT": "0815-stripes"}
+    said = {
+        'printf "0123456789$TOKEN"': "0123456789***\n… 4 more bytes were dropped\n",
+        'printf "0123$TOKEN$OTHER"': "0123******\n… 8 more bytes were dropped\n",
+        'printf "0123456789ABCDEFGHI$TOKEN"': "0123456789ABCDEFGHIh\n… 13 more bytes were dropped\n",
+        "printf hush-hush; kill -9 $$": "***",
+        'printf "[zebra-0815-stripes]"': "[***]",
+    }
+    orders = [order(f"o{one}", commands=[command], secrets=secrets) for one, command in enumerate(said)]
+    for first in (orders[:3], orders[3:]):
+        run = runs.submit(request(*first)).run_id
+        runs.evaluate(run)
+        wait_until(lambda: not target.running)
+        for one in first:
+            expected = said[one["commands"][0]]
+            assert runs.log(run, one["name"]).decode() == expected, one
+    target.close()
 
 
 def test_who_has_another_key_reads_nothing(sealed: Secrets, tmp_path: Path) -> None:

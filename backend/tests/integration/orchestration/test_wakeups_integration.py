@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 
+from backend.tests.integration.jobs._homes import Home
 from backend.tests.integration.orchestration._faults import Between, Turns
-from backend.tests.integration.orchestration._yard import Yard, order
+from backend.tests.integration.orchestration._yard import Yard, order, request
 from holdfast.infrastructure.store.state import JobState, StepState
 
 S = StepState
@@ -15,9 +16,13 @@ TURNS = int(os.environ.get("HOLDFAST_GRAPH_TURNS", "40"))
 GOOD = b'{"status": "succeeded"}'
 
 
+def result(run: str, number: int) -> str:
+    return f"tmp/callbacks/runs/{run}/{number:04}/result.json"
+
+
 def put(yard: Yard, run: str, *numbers: int) -> None:
     for number in numbers:
-        yard.blobs.put(f"tmp/callbacks/runs/{run}/{number:04}/result.json", GOOD)
+        yard.blobs.put(result(run, number), GOOD)
 
 
 def test_who_comes_during_an_evaluation_is_not_lost(yard: Yard) -> None:
@@ -96,6 +101,44 @@ def test_an_evaluation_that_takes_too_long_harms_nobody(yard: Yard, *, taken: bo
     assert yard.puppets.started == ["a", "b", "c"]
     assert yard.runs.status(run).status is JobState.SUCCEEDED
     assert yard.ends(run) == ["succeeded"]
+
+
+def test_what_another_process_did_is_seen(yard: Yard, home: Home) -> None:
+    """Whoever evaluates by turns sees what the other one started, whatever it knew when it gave the lock back."""
+    mine, theirs = yard.runs, yard.again(store=home.open(clock=yard.clock))
+    run = yard.submit(*(order(name, *wait) for name, wait in zip("abcde", ("", *"abcd"), strict=True)))
+    turns = (mine, theirs, theirs, mine, mine)
+    for number, runs in enumerate(turns, 1):
+        assert yard.puppets.started == list("abcde"[:number])
+        put(yard, run, number)
+        assert runs.evaluate(run)
+    assert yard.puppets.started == list("abcde")
+    assert (yard.ends(run), yard.done(run)["status"]) == (["succeeded"], "succeeded")
+
+
+def test_who_was_cancelled_by_a_process_that_died_starts_nothing_more(yard: Yard, home: Home) -> None:
+    """It changed the run and could not evaluate it: the next result does, though its evaluator knew of nothing."""
+    run = yard.submit(order("a"), order("b", "a"), order("c", "b"))
+    put(yard, run, 1)
+    yard.runs.evaluate(run)
+    home.open(clock=yard.clock).change_job(run, JobState.CANCELLED)
+    put(yard, run, 2)
+    yard.runs.evaluate(run)
+    assert yard.puppets.started == ["a", "b"]
+    assert (yard.ends(run), yard.done(run)["status"]) == (["cancelled"], "cancelled")
+
+
+def test_a_run_with_the_id_of_one_that_was_deleted_is_another(yard: Yard, home: Home) -> None:
+    """Who evaluated the first one to its end knows nothing of the second."""
+    run = yard.submit(order("a"), run_id="same")
+    yard.say(run, "a")
+    other = home.open(clock=yard.clock)
+    other.delete_job(run)
+    for key in ("same/done", "runs/same/0001/started", *(result(run, number) for number in (0, 1))):
+        assert yard.blobs.delete(key)
+    assert yard.again(store=other).submit(request(order("b"), run_id="same")).created
+    assert yard.runs.evaluate(run)
+    assert yard.puppets.started == ["a", "b"]
 
 
 def test_an_error_leaves_the_lock_free(yard: Yard) -> None:

@@ -113,17 +113,24 @@ def _no_step(tx: Transaction, which: str, key: str) -> NotFoundError:
 
 
 def steps(
-    tx: Transaction, which: str, states: Iterable[StepState], after: int, limit: int
+    tx: Transaction, which: str, states: Iterable[StepState], worker: str | None, after: int, limit: int
 ) -> list[StepRecord]:
-    """Return steps in order."""
+    """Return steps in order; those of a worker by its index, as the job may be large."""
     no, wanted = number(tx, which), frozenset(states)
     where = ["job = ?", "id > ?", "id <= ?", *_of("state", wanted)]
     if wanted and wanted <= _BAD:
         where.append("(state = 'failed' OR state = 'timed_out' OR state = 'needs_review')")
     base = no << SHIFT
+    values: list[Any] = [no, base + after, base + MASK]
+    if worker is not None:
+        if not storable(worker):
+            return []
+        # As the index of what workers hold says it.
+        where += ["state = 'running'", "worker = ?"]
+        values.append(worker)
     text = f"SELECT {STEP} FROM @steps WHERE {' AND '.join(where)} ORDER BY id LIMIT ?"
     new = spec(tx, no)
-    return [step_record(new, row) for row in tx.all(text, (no, base + after, base + MASK, limit))]
+    return [step_record(new, row) for row in tx.all(text, (*values, limit))]
 
 
 def events(tx: Transaction, which: str, after: int, limit: int, kinds: Collection[str]) -> list[JobEvent]:

@@ -39,7 +39,7 @@ from holdfast.infrastructure.store._dynamo_table import (
     pause,
 )
 from holdfast.infrastructure.store._tenants import checked_tenant
-from holdfast.infrastructure.store.memory import MemoryStateStore, _checked, _copied
+from holdfast.infrastructure.store.memory import MemoryStateStore, _checked, _chosen, _copied
 from holdfast.infrastructure.store.state import (
     JOB_ENDS,
     Advanced,
@@ -186,7 +186,10 @@ class _Work(MemoryStateStore):
 
 
 class _Round:
-    """Between two looks at a lock, by one thread. `untouched`: the lock, if nobody had marked it when it was taken."""
+    """Between two looks at a lock, by one thread; it goes on if nobody has held the lock since that gave it back.
+
+    `untouched`: the lock, if nobody had marked it when it was taken.
+    """
 
     __slots__ = ("until", "untouched")
 
@@ -214,11 +217,11 @@ class _Slot:
 class DynamoStateStore:
     """One tenant's jobs in a table of DynamoDB. Threads may share it, processes the table.
 
-    `blobs` takes what is larger than 350 KB, without it that is refused (TooLargeError). `client` is boto3's, by
-    default made from the environment; `retry` replaces six attempts under the AWS SDKs' budget. A job has 10,000
-    steps at most. Time is the machines': keep their clocks with a daemon. What concerns several jobs (a batch, a dead
-    worker, a sweep) is a transaction for each job; whoever calls again goes on. `poll`: seconds between looks of
-    `wait`. `frugal`, to evaluate runs: a thread that holds a lock reads a job once, and again after `clear_dirty`.
+    `blobs` takes what has more than 350 KB, without it that is refused (TooLargeError). `client` is boto3's; `retry`
+    replaces six attempts under the AWS SDKs' budget. A job has 10,000 steps at most. Time is the machines'. What is of
+    several jobs is a transaction for each; whoever calls again goes on. `poll`: seconds between looks of `wait`.
+    `frugal`, to evaluate runs: a thread with a lock reads a job once, again after `clear_dirty`, and not at all if the
+    lock was its last; who changes a job without the lock takes it then.
     """
 
     tenant: str
@@ -335,14 +338,23 @@ class DynamoStateStore:
         return self._whole(job, [self._reading(job, read)])[0]
 
     def steps(
-        self, job: str, *, states: Iterable[StepState] = (), after: int = -1, limit: int = 1000
+        self,
+        job: str,
+        *,
+        states: Iterable[StepState] = (),
+        worker: str | None = None,
+        after: int = -1,
+        limit: int = 1000,
     ) -> list[StepRecord]:
-        """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError."""
+        """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError.
+
+        With `worker`, those that it holds: this takes no longer in a large job than in a small one.
+        """
         wanted = frozenset(states)
 
         def read(found: DynamoJob) -> list[StepRecord]:
             rest = islice(found.steps, after + 1, None)
-            return list(islice((step for step in rest if not wanted or step.state in wanted), limit))
+            return list(islice((step for step in rest if _chosen(step, wanted, worker)), limit))
 
         return self._whole(job, self._reading(job, read))
 
@@ -689,7 +701,7 @@ class DynamoStateStore:
             )
         except ConditionFailedError:
             return False
-        self._round.now = None
+        self._leave_round(lock)
         return True
 
     def mark_dirty(self, name: str) -> None:
@@ -699,10 +711,11 @@ class DynamoStateStore:
     def clear_dirty(self, lock: Lock) -> bool:
         """Take the mark away; return whether there was one. LeaseLostError when the lock is lost."""
         was = self._this_round()
-        self._begin_round(lock)
         if was is not None and was.untouched == lock:
             # A mark that came since is seen when the lock is to be given back.
+            was.untouched = None
             return False
+        self._begin_round(lock)
         try:
             before = self._table.update(
                 (self._p("lock", lock.name), "head"),
@@ -717,9 +730,25 @@ class DynamoStateStore:
         return bool(before.get("dirty", False))
 
     def _begin_round(self, lock: Lock, *, dirty: bool = True) -> None:
-        """Read jobs anew from now on, once, if this thread is to be frugal."""
-        if self._frugal:
+        """Read jobs anew from now on, once, if this thread is to be frugal; not those that nobody can have changed."""
+        if not self._frugal:
+            return
+        name, fence, left = getattr(self._round, "left", None) or ("", 0, None)
+        self._round.left = None
+        if left is not None and not dirty and (name, fence + 1) == (lock.name, lock.fence):
+            left.until, left.untouched = lock.expires_at, lock
+            self._round.now = left
+        else:
             self._round.now = _Round(lock.expires_at, None if dirty else lock)
+
+    def _leave_round(self, lock: Lock) -> None:
+        """Keep what is known of jobs, if this thread takes the lock next; those that have ended may be deleted."""
+        found, self._round.now = self._this_round(), None
+        self._round.left = None if found is None else (lock.name, lock.fence, found)
+        with self._mutex:
+            for slot in self._slots.values():
+                if slot.since is found and slot.job is not None and slot.job.state in JOB_ENDS:
+                    slot.since = None
 
     def _this_round(self) -> _Round | None:
         """Return what this thread has begun, while it holds the lock; None if it reads each time."""

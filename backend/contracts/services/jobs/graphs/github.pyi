@@ -11,11 +11,10 @@ from holdfast.services.jobs.graphs.ports import Comment
 class GitHubNotifier:
     """Tell of runs in comments on their pull requests or issues; runs without a number are told of to nobody.
 
-    `token` gives the token for a run's `token_location`: it should know those that you allow, and no others; nothing
-    raised by it is caught. `policy` is around every request, by default 20 s in all and three attempts of 5 s, which
-    wait as long as the server asks them to if that is in time. A comment is found by its first line, on all pages, and
-    changed in place; one that may have been written, as the answer was lost, is looked for before it is written again.
-    Safe to share between threads. Close it.
+    `token` gives the token for a run's `token_location`: it should know those that you allow, and no others; what it
+    raises is not caught. `repository`, OWNER/NAME (else ValueError), replaces what runs name. `policy` is around every
+    request, by default 20 s in all, three attempts of 5 s, and the wait that the server asks for. The comment is found
+    by its first line and changed in place, also where an answer was lost. Threads may share it. Close it.
     """
 
     def __init__(
@@ -23,6 +22,7 @@ class GitHubNotifier:
         token: Callable[[str], str],
         *,
         url: str = "https://api.github.com",
+        repository: str = "",
         policy: Policy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None: ...

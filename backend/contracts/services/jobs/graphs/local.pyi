@@ -68,6 +68,13 @@ class FileNotifier:
     def tell(self, comment: Comment) -> None:
         """Write a comment, or replace the one with the same tag."""
 
+class CommentFile:
+    """The comment of the run that was told of last, in one file, replaced in place."""
+
+    def __init__(self, path: str | Path) -> None: ...
+    def tell(self, comment: Comment) -> None:
+        """Write a comment over what was there."""
+
 class DueTimer:
     """A timer of this process; what it forgets with it, `Runs.tick` finds again. Threads may share it."""
 

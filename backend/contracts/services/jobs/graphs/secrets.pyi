@@ -31,6 +31,9 @@ class AgeSecrets:
     def open(self, sealed: bytes) -> dict[str, str]:
         """Return the variables that `seal` was given. SecretsError."""
 
+    def check(self) -> None:
+        """Raise SecretsError unless the program is installed and the key file, if one was given, is there."""
+
 class SopsSecrets:
     """Secrets encrypted with SOPS for recipients of age, read with the key in the file `identity`."""
 
@@ -40,3 +43,6 @@ class SopsSecrets:
 
     def open(self, sealed: bytes) -> dict[str, str]:
         """Return the variables that `seal` was given. SecretsError."""
+
+    def check(self) -> None:
+        """Raise SecretsError unless the program is installed and the key file, if one was given, is there."""

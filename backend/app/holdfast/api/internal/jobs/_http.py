@@ -74,14 +74,20 @@ def _told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return endpoint(*args, **given)
         except Exception as error:
-            raise problem_of(error) or error from error
+            told = problem_of(error)
+            if told is None:
+                raise
+            raise told from error
 
     @functools.wraps(endpoint)
     async def acall(*args: Any, **given: Any) -> Any:
         try:
             return await endpoint(*args, **given)
         except Exception as error:
-            raise problem_of(error) or error from error
+            told = problem_of(error)
+            if told is None:
+                raise
+            raise told from error
 
     return acall if inspect.iscoroutinefunction(endpoint) else call
 

@@ -14,8 +14,8 @@ from holdfast.api.internal.jobs import _http
 from holdfast.api.internal.resilience import _http as _common
 from holdfast.api.internal.resilience._guard import Guard, tenant
 from holdfast.api.internal.resilience.auth import ApiKeys
+from holdfast.api.internal.resilience.problems import Problem, install_problems
 from holdfast.api.internal.resilience.problems import _problem as problem
-from holdfast.api.internal.resilience.problems import install_problems
 from holdfast.api.internal.runs import _models
 from holdfast.infrastructure.store.blob import BlobStore
 from holdfast.infrastructure.store.state import NotFoundError, TenantNotFoundError
@@ -24,6 +24,7 @@ from holdfast.services.jobs.graphs.http import SignedUrls, UrlRefusedError
 from holdfast.services.jobs.graphs.ports import ResultListener
 from holdfast.services.jobs.graphs.request import RequestRefusedError
 from holdfast.services.jobs.graphs.runs import RunAnswer, Runs
+from holdfast.services.jobs.graphs.secrets import SecretsError
 
 PREFIX: str = "/internal/runs"
 
@@ -243,35 +244,43 @@ def _told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     import functools
     import inspect
 
-    def problem_of(error: Exception) -> Exception:
-        if isinstance(error, RequestRefusedError):
-            faults = [{"path": "body", "problem": fault} for fault in error.faults]
-            count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-            headers = {"Allow": "POST"} if error.status == 405 else {}  # noqa: PLR2004
-            said = f"The request has {count}; no run was started."
-            return problem(error.status, said, headers=headers, errors=faults[:200])
-        if isinstance(error, UrlRefusedError):
-            text = str(error)
-            return problem(403, f"{text[:1].upper()}{text[1:]}.")
-        if isinstance(error, NotFoundError):
-            return problem(404, f"There is no such {error.kind}.")
-        return error
-
     @functools.wraps(endpoint)
     def call(*args: Any, **given: Any) -> Any:
         try:
             return endpoint(*args, **given)
         except Exception as error:
-            raise problem_of(error) from error
+            told = _problem_of(error)
+            if told is None:
+                raise
+            raise told from error
 
     @functools.wraps(endpoint)
     async def acall(*args: Any, **given: Any) -> Any:
         try:
             return await endpoint(*args, **given)
         except Exception as error:
-            raise problem_of(error) from error
+            told = _problem_of(error)
+            if told is None:
+                raise
+            raise told from error
 
     return acall if inspect.iscoroutinefunction(endpoint) else call
+
+
+def _problem_of(error: Exception) -> Problem | None:
+    """Return how a refusal is answered; None for what `Route` knows, or nobody does."""
+    if isinstance(error, RequestRefusedError):
+        faults = [{"path": "body", "problem": fault} for fault in error.faults]
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        headers = {"Allow": "POST"} if error.status == 405 else {}  # noqa: PLR2004
+        said = f"The request has {count}; no run was started."
+        return problem(error.status, said, headers=headers, errors=faults[:200])
+    if isinstance(error, NotFoundError):
+        return problem(404, f"There is no such {error.kind}.")
+    if isinstance(error, UrlRefusedError | SecretsError):
+        text = str(error)
+        return problem(403 if isinstance(error, UrlRefusedError) else 503, f"{text[:1].upper()}{text[1:]}.")
+    return None
 
 
 def _allow(router: APIRouter) -> None:

@@ -161,7 +161,7 @@ class Evaluator:
 
     def _take_results(self, worker: str, job: JobRecord) -> list[StepRecord]:
         """Record the results that are there, and what follows from them; return the orders that still run."""
-        running, outcomes = list(self.steps(job.id, StepState.RUNNING)), list[Outcome]()
+        running, outcomes = list(self.running(job.id)), list[Outcome]()
         left: list[StepRecord] = []
         for step in running:
             said = self._result(job, step)
@@ -312,10 +312,17 @@ class Evaluator:
         except Exception:
             _log.exception("nobody could be told about run %s", job.id)
 
-    def steps(self, run: str, *states: StepState) -> Iterator[StepRecord]:
-        """Yield the orders of a run that are in one of these states, or all."""
+    def steps(self, run: str) -> Iterator[StepRecord]:
+        """Yield the orders of a run."""
+        return self._pages(run, None)
+
+    def running(self, run: str) -> Iterator[StepRecord]:
+        """Yield the orders of a run that are reserved or run; it may have many more."""
+        return self._pages(run, worker_of(run))
+
+    def _pages(self, run: str, worker: str | None) -> Iterator[StepRecord]:
         after = -1
-        while found := self.store.steps(run, states=states, after=after, limit=PAGE):
+        while found := self.store.steps(run, worker=worker, after=after, limit=PAGE):
             yield from found
             after = found[-1].position
             if len(found) < PAGE:

@@ -34,11 +34,10 @@ _SHOWN = 200
 class GitHubNotifier:
     """Tell of runs in comments on their pull requests or issues; runs without a number are told of to nobody.
 
-    `token` gives the token for a run's `token_location`: it should know those that you allow, and no others; nothing
-    raised by it is caught. `policy` is around every request, by default 20 s in all and three attempts of 5 s, which
-    wait as long as the server asks them to if that is in time. A comment is found by its first line, on all pages, and
-    changed in place; one that may have been written, as the answer was lost, is looked for before it is written again.
-    Safe to share between threads. Close it.
+    `token` gives the token for a run's `token_location`: it should know those that you allow, and no others; what it
+    raises is not caught. `repository`, OWNER/NAME (else ValueError), replaces what runs name. `policy` is around every
+    request, by default 20 s in all, three attempts of 5 s, and the wait that the server asks for. The comment is found
+    by its first line and changed in place, also where an answer was lost. Threads may share it. Close it.
     """
 
     def __init__(
@@ -46,10 +45,13 @@ class GitHubNotifier:
         token: Callable[[str], str],
         *,
         url: str = "https://api.github.com",
+        repository: str = "",
         policy: Policy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._token = token
+        self._token, self._repository = token, repository
+        if repository:
+            _place(repository)
         around = policy or Pipeline(Timeout(20), Retry(3, hint_cap=1.0), Timeout(5))
         self._client = httpx.Client(
             base_url=url.rstrip("/"),
@@ -86,10 +88,7 @@ class GitHubNotifier:
         number = comment.pull_request or comment.issue
         if number is None:
             return
-        found = _NAMED.search(comment.repository)
-        if found is None:
-            raise ValueError(f"{comment.repository!r} names no repository; give OWNER/NAME or its address")
-        place = f"/repos/{found[1]}/{found[2]}/issues"
+        place = _place(self._repository or comment.repository)
         asked = _Asked(self._client, self._token(comment.token_location), place, number)
         _AGAIN.call(self._put, asked, comment)
 
@@ -175,6 +174,13 @@ class _Limits(httpx.BaseTransport):
     def close(self) -> None:
         """Close the wrapped transport."""
         self._transport.close()
+
+
+def _place(repository: str) -> str:
+    found = _NAMED.search(repository)
+    if found is None:
+        raise ValueError(f"{repository!r} names no repository; give OWNER/NAME or its address")
+    return f"/repos/{found[1]}/{found[2]}/issues"
 
 
 def _lost(error: Exception) -> Verdict | None:

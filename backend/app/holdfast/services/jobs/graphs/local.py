@@ -27,7 +27,7 @@ from holdfast.services.jobs.graphs.ports import first_start
 from holdfast.services.jobs.graphs.secrets import SecretsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.services.jobs.graphs.ports import Comment, ResultListener, Work
@@ -40,6 +40,8 @@ _LIMITED = (
     "exec 3<&0 </dev/null; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec 3<&-; "
     'ulimit -t "$1" && ulimit -v "$2" && ulimit -c 0 && exec /bin/sh -ec "$3"'
 )
+# Bytes; less of a secret tells nothing.
+_LEAST = 2
 _DIED = "the process that ran it died, perhaps in the middle of it"
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
@@ -158,7 +160,7 @@ class LocalTarget:
                 order = _unpack(self._blobs.get(work.archive), Path(folder))
                 hidden = self._opened(Path(folder))
                 result = self._in_folder(work, order, {**order["environment"], **hidden}, Path(folder), log)
-                return result, _hide(_start_of(log, self._log_limit), hidden)
+                return result, _start_of(log, self._log_limit, hidden)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, SecretsError) as error:
             return _results.write(StepState.FAILED, error=f"it could not be started: {error}"), b""
 
@@ -170,7 +172,9 @@ class LocalTarget:
         sealed = place.read_bytes()
         place.unlink()
         if self._secrets is None:
-            raise SecretsError("it has secrets, and this target has no key; give it `secrets`")
+            raise SecretsError(
+                "it has secrets, and this target has no key; give it `secrets`, or the command --age-identity"
+            )
         return self._secrets.open(sealed)
 
     def _in_folder(
@@ -275,15 +279,18 @@ class FileNotifier:
 
     def tell(self, comment: Comment) -> None:
         """Write a comment, or replace the one with the same tag."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(comment.body)
-            Path(name).replace(self.path(comment.tag))
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        _replace(self.path(comment.tag), comment.body)
+
+
+class CommentFile:
+    """The comment of the run that was told of last, in one file, replaced in place."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+
+    def tell(self, comment: Comment) -> None:
+        """Write a comment over what was there."""
+        _replace(self._path, comment.body)
 
 
 class DueTimer:
@@ -311,6 +318,18 @@ class DueTimer:
                 _, run, number = heapq.heappop(self._heap)
                 found.append((run, number))
             return found
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _unpack(data: bytes, folder: Path) -> dict[str, Any]:
@@ -360,19 +379,36 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _start_of(log: IO[bytes], limit: int) -> bytes:
+def _start_of(log: IO[bytes], limit: int, hidden: Mapping[str, str]) -> bytes:
     size = log.seek(0, os.SEEK_END)
     log.seek(0)
-    data = log.read(limit)
+    data = _hide(log.read(limit), [value.encode() for value in hidden.values()])
     return data if size <= limit else data + f"\n… {size - limit} more bytes were dropped\n".encode()
 
 
-def _hide(output: bytes, hidden: Mapping[str, str]) -> bytes:
-    """Return output with stars in place of secrets; single characters are none."""
-    for value in sorted(hidden.values(), key=len, reverse=True):
-        if len(value) > 1:
-            output = output.replace(value.encode(), b"***")
-    return output
+def _hide(output: bytes, secrets: Sequence[bytes]) -> bytes:
+    """Return output with stars in place of secrets, and of the beginning of one at its end; single bytes are none."""
+    spans = [span for secret in secrets if len(secret) >= _LEAST for span in _spans(output, secret)]
+    parts: list[bytes] = []
+    end = 0
+    for first, last in sorted(spans):
+        if first >= end:
+            parts += [output[end:first], b"***"]
+        end = max(end, last)
+    return b"".join((*parts, output[end:]))
+
+
+def _spans(output: bytes, secret: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a secret is, overlaps too, and where the output was cut within it."""
+    at = output.find(secret)
+    while at >= 0:
+        yield at, at + len(secret)
+        at = output.find(secret, at + 1)
+    longest = min(len(secret) - 1, len(output))
+    for length in range(longest, _LEAST - 1, -1):
+        if output.endswith(secret[:length]):
+            yield len(output) - length, len(output)
+            return
 
 
 def _said(code: int) -> str:

@@ -222,7 +222,7 @@ class Runs:
 
     def _look_after(self, run: str) -> bool:
         try:
-            for step in list(self._evaluator.steps(run, StepState.RUNNING)):
+            for step in list(self._evaluator.running(run)):
                 self._watch_step(run, step)
             self.watchdog(run)
         except NotFoundError:
@@ -239,12 +239,7 @@ class Runs:
 
     def _dispatch_again(self, runs: Iterable[str]) -> bool:
         """Hand over again what runs, as it seems; return whether there was room for all."""
-        works = [
-            work_of(run, step)
-            for run in runs
-            for step in self._evaluator.steps(run, StepState.RUNNING)
-            if step.begun
-        ]
+        works = [work_of(run, step) for run in runs for step in self._evaluator.running(run) if step.begun]
         return sum(not self._evaluator.dispatch_again(work) for work in works) == 0
 
     def cancel(self, run: str, reason: str = "") -> RunView:
@@ -354,7 +349,8 @@ class Runs:
     def _files(self, request: RunRequest) -> dict[str, Mapping[str, tuple[bytes, int]]]:
         found: dict[str, Mapping[str, tuple[bytes, int]]] = {}
         faults = [
-            f"order {order.name!r} has secrets, and nothing here encrypts them; give Runs `secrets`"
+            f"order {order.name!r} has secrets, and nothing here encrypts them; give Runs `secrets`, or the command "
+            "--age-recipient"
             for order in request.orders
             if order.secrets and self._secrets is None
         ]
@@ -454,7 +450,7 @@ class Runs:
         at = None if limit is None or job.started_at is None else job.started_at + limit
         if at is None or self._store.now() < at:
             return Verdict.WAIT, at
-        works = [work_of(run, step) for step in self._evaluator.steps(run, StepState.RUNNING) if step.begun]
+        works = [work_of(run, step) for step in self._evaluator.running(run) if step.begun]
         self._store.sweep(slack=_SLACK)
         for work in works:
             self._evaluator.cancel(work)

@@ -58,6 +58,10 @@ class AgeSecrets:
         identity = _found(self._identity)
         return _values(_run("age", ["--decrypt", "-i", str(identity)], sealed))
 
+    def check(self) -> None:
+        """Raise SecretsError unless the program is installed and the key file, if one was given, is there."""
+        _check("age", self._identity)
+
 
 class SopsSecrets:
     """Secrets encrypted with SOPS for recipients of age, read with the key in the file `identity`."""
@@ -75,6 +79,10 @@ class SopsSecrets:
         """Return the variables that `seal` was given. SecretsError."""
         key = {"SOPS_AGE_KEY_FILE": str(_found(self._identity))}
         return _values(_run("sops", ["--decrypt", *_JSON], sealed, key))
+
+    def check(self) -> None:
+        """Raise SecretsError unless the program is installed and the key file, if one was given, is there."""
+        _check("sops", self._identity)
 
 
 _JSON = ("--input-type", "json", "--output-type", "json", "/dev/stdin")
@@ -96,12 +104,23 @@ def _found(identity: Path | None) -> Path:
     return identity
 
 
-def _run(
-    program: str, arguments: Sequence[str], data: bytes, environment: Mapping[str, str] | None = None
-) -> bytes:
+def _check(program: str, identity: Path | None) -> None:
+    _path(program)
+    if identity is not None:
+        _found(identity)
+
+
+def _path(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise SecretsError(f"the program {program} is not installed; {_REMEDIES[program]}")
+    return path
+
+
+def _run(
+    program: str, arguments: Sequence[str], data: bytes, environment: Mapping[str, str] | None = None
+) -> bytes:
+    path = _path(program)
     try:
         done = subprocess.run(  # noqa: S603  # a fixed program
             [path, *arguments],
