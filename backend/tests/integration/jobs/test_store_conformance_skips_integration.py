@@ -6,7 +6,7 @@ from threading import Thread
 import pytest
 
 from backend.tests.integration.jobs._homes import Home
-from backend.tests.integration.jobs._ledger import Ledger, made, outcome, step
+from backend.tests.integration.jobs._ledger import Ledger, made, outcome, step, worker
 from backend.tests.integration.jobs._reach import reach_job, reach_step
 from holdfast.infrastructure.store.state import (
     JOB_ENDS,
@@ -226,3 +226,30 @@ def test_many_are_skipped_at_once(ledger: Ledger) -> None:
     record = ledger.store.skip("job", [f"s{number}" for number in range(1, 1200)])
     assert record.counts == dataclasses.replace(record.counts, total=1200, pending=1, skipped=1199)
     assert [one.position for one in ledger.claim()] == [0]
+
+
+def test_a_step_is_claimed_or_skipped(home: Home) -> None:
+    """Never both, when a worker and somebody who skips want the same at once; who comes late hears of it."""
+    store, other = home.open(), home.open()
+    store.create_job(NewJob(id="job", handler="ship"), made(20))
+    store.register(worker(), 60.0)
+    skipped: set[str] = set()
+    refused: set[str] = set()
+
+    def skip_all() -> None:
+        for number in reversed(range(20)):
+            try:
+                other.skip("job", [f"s{number}"])
+            except IllegalTransition:
+                refused.add(f"s{number}")
+            else:
+                skipped.add(f"s{number}")
+
+    thread = Thread(target=skip_all)
+    thread.start()
+    claimed = {one.key for _ in range(20) for one in store.claim("w1", 1)}
+    thread.join()
+    assert claimed | skipped == {f"s{number}" for number in range(20)}
+    assert (claimed & skipped, refused - claimed) == (set(), set())
+    counts = store.job("job").counts
+    assert (counts.running, counts.skipped, counts.pending) == (len(claimed), len(skipped), 0)
