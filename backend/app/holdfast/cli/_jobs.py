@@ -134,6 +134,30 @@ def cancel(
     _changed(_jobs_show.job_facts(record), said, as_json=json)
 
 
+def skip(
+    job: JobId,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="The rows, by their keys.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the rows.")] = "",
+    yes: Yes = False,
+    store: Store = DEFAULT_STORE,
+    tenant: Tenant = "default",
+    json: Json = False,
+) -> None:
+    """Decide that rows which wait are not to be done.
+
+    All of them, or none if one is unknown or has begun.
+    """
+    rows = len(set(keys))
+    what = keys[0] if rows == 1 else f"{rows} rows"
+    with opened(store, tenant) as jobs:
+        jobs.job(job)
+        if not yes:
+            typer.confirm(f"Skip {what} of job {job} for good?", abort=True, err=True)
+        record = jobs.skip(job, *keys, reason=reason, by=getpass.getuser())
+    said = f"{what} of {job} skipped; it is {record.state}: {_jobs_show.counted(record.counts)}"
+    _changed(_jobs_show.job_facts(record), said, as_json=json)
+
+
 def _changed(facts: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         _show.as_json(facts)
@@ -337,6 +361,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "pause": pause,
     "resume": _jobs_run.resume,
     "cancel": cancel,
+    "skip": skip,
     "retry-failed": _jobs_run.retry_failed,
     "restart": _jobs_run.restart,
     "interrupted": interrupted,

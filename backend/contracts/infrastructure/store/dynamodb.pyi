@@ -206,6 +206,9 @@ class DynamoStateStore:
     ) -> StepRecord:
         """Decide about a step that needs review: succeeded, failed, or pending to run it again. IllegalTransition."""
 
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Skip pending steps, all or none, and return the job. NotFoundError, IllegalTransition."""
+
     def sweep(self, limit: int = 1000, *, slack: float = 0.0) -> Swept:
         """End what is past its limit, whoever holds it: expired jobs, timed-out jobs and steps. Fences rise."""
 

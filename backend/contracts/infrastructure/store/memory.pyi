@@ -145,6 +145,9 @@ class MemoryStateStore:
     ) -> StepRecord:
         """Decide about a step that needs review: succeeded, failed, or pending to run it again. IllegalTransition."""
 
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Skip pending steps, all or none, and return the job. NotFoundError, IllegalTransition."""
+
     def recover(self, gone: Iterable[str] = (), limit: int = 1000) -> Recovered:
         """Take steps from workers whose lease has ended, and from those `gone`, seen dead by the caller."""
 

@@ -171,6 +171,11 @@ class Jobs:
         """Do as `resume` does."""
     def cancel(self, job: str | JobRecord, *, reason: str = "") -> JobRecord:
         """Cancel a job: pending steps at once, running ones are told and end."""
+    def skip(self, job: str | JobRecord, *keys: str, reason: str = "", by: str = "") -> JobRecord:
+        """Decide that pending steps are not to be done, all or none of `keys`; `reason` is their error, `by` is kept.
+
+        What depends on them becomes free. NotFoundError, IllegalTransition: a step, which it names, is not pending.
+        """
     def retry_failed(self, job: str | JobRecord, *, pending: bool = False) -> JobRecord:
         """Submit what failed or timed out again, under the same idempotency keys; `pending`: and what never began.
 

@@ -133,13 +133,33 @@ def test_a_job_is_cancelled(ann: JobsApi, shop: Shop) -> None:
     ) == ("cancelled", 3, "by ann")
 
 
-@pytest.mark.parametrize("action", ["preview", "approve", "pause", "resume", "cancel"])
+def test_steps_are_skipped(ann: JobsApi, shop: Shop) -> None:
+    """They are not done, and the history says who decided; all or none of the keys, of which there must be some."""
+    job = shop.submit().id
+    unknown = ann.post(f"/jobs/{job}/skip", {"keys": ["A-1", "nobody"]})
+    assert (unknown.status_code, "nobody" in unknown.json()["detail"]) == (404, True)
+    asked: list[dict[str, Any]] = [{}, {"keys": []}, {"keys": "A-1"}, {"keys": [""]}]
+    for wrong in asked:
+        assert ann.post(f"/jobs/{job}/skip", wrong).status_code == 422
+    skipped = ann.post(f"/jobs/{job}/skip", {"keys": ["A-3", "A-1"], "reason": "sold out"}).json()
+    assert (skipped["state"], skipped["counts"]["skipped"]) == ("pending", 2)
+    assert ann.post(f"/jobs/{job}/skip", {"keys": ["A-2", "A-1"]}).status_code == 409
+    step = ann.get(f"/jobs/{job}/step", key="A-1").json()
+    assert (step["state"], step["error"]) == ("skipped", "sold out")
+    [event] = [one for one in ann.get(f"/jobs/{job}/events").json()["items"] if one["state"] == "skipped"]
+    assert (event["positions"], event["data"]["by"]) == ([0, 2], "ann")
+    shop.run(job)
+    assert (shop.shipped, state(shop, job)) == (["A-2"], "succeeded")
+
+
+@pytest.mark.parametrize("action", ["preview", "approve", "pause", "resume", "cancel", "skip"])
 def test_what_cannot_follow_a_state_is_a_conflict(ann: JobsApi, shop: Shop, action: str) -> None:
     """A job that has ended stays as it is: 409, and nothing changes."""
     job = shop.submit().id
     shop.run(job)
     before = shop.everything()
-    response = ann.post(f"/jobs/{job}/{action}", {"digest": "x"} if action == "approve" else None)
+    body = {"approve": {"digest": "x"}, "skip": {"keys": ["A-1"]}}.get(action)
+    response = ann.post(f"/jobs/{job}/{action}", body)
     assert (response.status_code, response.headers["content-type"]) == (409, "application/problem+json")
     assert before == shop.everything()
 

@@ -1,5 +1,6 @@
 """`holdfast jobs`: what each command prints, for people and for programs, and how it ends."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -20,6 +21,13 @@ AUTO = ("--mode", "auto")
 def ids(jobs: Jobs) -> list[str]:
     """Return the ids of the jobs there are, newest first."""
     return [job["id"] for job in jobs("list", "--json").facts]
+
+
+def exported(jobs: Jobs, job: str) -> list[dict[str, str]]:
+    """Return what became of every row of a job."""
+    jobs("export", job, "rows.csv")
+    with Path("rows.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @both_stores
@@ -110,6 +118,7 @@ def test_wrong_use_ends_with_2(jobs: Jobs, arguments: list[str], said: str) -> N
         ["pause"],
         ["resume"],
         ["cancel", "--yes"],
+        ["skip", "--yes"],
         ["retry-failed"],
         ["restart"],
         ["review"],
@@ -125,7 +134,7 @@ def test_an_unknown_job_is_an_error(jobs: Jobs, command: list[str]) -> None:
     """Every command about a job ends with 2 for one that is not there, and says how to find those that are."""
     jobs("run", "orders.csv", "app:plain", *AUTO)
     name, *options = command
-    more = ["out.csv"] if name == "export" else []
+    more = {"export": ["out.csv"], "skip": ["line:1"]}.get(name, [])
     said = jobs(name, "nobody", *more, *options)
     assert (said.code, said.out) == (2, "")
     assert "no job 'nobody' in tenant 'default'" in said.err
@@ -334,6 +343,37 @@ def test_a_job_is_cancelled(jobs: Jobs, labels: Labels) -> None:
 
 
 @both_stores
+def test_rows_are_skipped(jobs: Jobs, labels: Labels) -> None:
+    """`skip --yes` takes rows out of a job, all or none; the rest is done, and it succeeds."""
+    job = jobs("preview", "orders.csv", "app:ship", "--json").facts["job"]
+    keys = [row["key"] for row in exported(jobs, job)]
+    refused = jobs("skip", job, keys[1], "nobody", "--yes")
+    assert (refused.code, f"no step 'nobody of job {job}'" in refused.err) == (2, True)
+    facts = jobs("skip", job, keys[1], keys[4], "--yes", "--reason", "sold out", "--json").facts
+    assert (facts["counts"]["skipped"], facts["counts"]["pending"]) == (2, 8)
+    assert jobs("skip", job, keys[7], "--yes").out == (
+        f"{keys[7]} of {job} skipped; it is previewed: 0 of 10 succeeded, 3 skipped, 7 left\n"
+    )
+    again = jobs("skip", job, keys[0], keys[1], "--yes")
+    assert (again.code, f"step '{keys[1]}'" in again.err) == (1, True)
+    jobs("approve", job, "--yes")
+    assert jobs("resume", job).code == jobs("status", job).code == 0
+    assert len(labels.calls) == 7
+    states = {row["key"]: (row["state"], row["error"]) for row in exported(jobs, job)}
+    assert states[keys[4]] == ("skipped", "sold out")
+    ended = jobs("skip", job, keys[0], "--yes")
+    assert (ended.code, "is succeeded: it cannot become skipped" in ended.err) == (1, True)
+
+
+def test_skipping_asks(jobs: Jobs, jobs_process: Jobs) -> None:
+    """Without `--yes`, and with nobody to answer, nothing is skipped."""
+    job = jobs("preview", "orders.csv", "app:ship", "--json").facts["job"]
+    asked = jobs_process("skip", job, *(row["key"] for row in exported(jobs, job)[:2]))
+    assert (asked.code, f"Skip 2 rows of job {job} for good?" in asked.err) == (1, True)
+    assert {row["state"] for row in exported(jobs, job)} == {"pending"}
+
+
+@both_stores
 def test_a_restart_says_how_many_calls_repeat(jobs: Jobs, labels: Labels) -> None:
     """`restart` wants the number of calls that would repeat (5); with it, all rows are called again, as a new job."""
     jobs("run", "orders.csv", "app:ship", *AUTO)
@@ -503,7 +543,7 @@ def test_every_command_helps(jobs: Jobs) -> None:
     table = jobs("--help").out.partition("Commands:")[2]
     assert "..." not in table
     listed = re.findall(r"^ +([a-z-]+)  ", table, re.MULTILINE)
-    assert len(listed) == 19
+    assert len(listed) == 20
     for name in listed:
         said = jobs(name, "--help")
         assert (said.code, "--json" in said.out) == (0, True)

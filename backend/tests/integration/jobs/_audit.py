@@ -132,7 +132,9 @@ def check_step(step: StepRecord) -> None:
     """Check that the fields of a step agree."""
     assert (step.worker is not None) == (step.state is StepState.RUNNING), step
     assert (step.finished_at is not None) == (step.state in STEP_ENDS), step
-    assert not (step.begun and step.state in {StepState.PENDING, StepState.CANCELLED}), step
+    assert not (step.begun and step.state in {StepState.PENDING, StepState.CANCELLED, StepState.SKIPPED}), (
+        step
+    )
     assert step.fence or step.state is not StepState.RUNNING, step
     assert (step.started_at is not None) >= step.begun, step
 

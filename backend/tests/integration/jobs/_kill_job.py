@@ -13,12 +13,13 @@ from typing import Any
 
 from backend.tests.integration.jobs._audit import dump
 from holdfast.infrastructure.resilience.backoff import Backoff
-from holdfast.infrastructure.store.state import JOB_ENDS, JobRecord, JobState
+from holdfast.infrastructure.store.state import JOB_ENDS, JobRecord, JobState, StepState
 from holdfast.services.jobs import Call, Done, Jobs, NotDone, SqlSource, Worker, handler, open_jobs
 from holdfast.services.jobs.writeback import SqlWriteBack
 
 ROWS = 12
 JOB = "orders"
+SPARED = ("A3", f"A{ROWS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,8 @@ def execute(jobs: Jobs, job: str, plan: Plan) -> None:
         jobs.resume(job, execute=False)
     if plan.extra == "bounded":
         jobs.store.set_concurrency(2)
+    if plan.extra == "skipped" and jobs.store.step(job, SPARED[0]).state is StepState.PENDING:
+        jobs.skip(job, *SPARED, reason="not these")
     work(jobs, job, plan)
     if plan.extra == "cancelled":
         jobs.cancel_batch("today")

@@ -14,7 +14,7 @@ import sqlalchemy as sql
 import holdfast
 from backend.tests.integration.jobs._audit import DumpedJob, check, check_change, dump
 from backend.tests.integration.jobs._homes import Home, PostgresHome
-from backend.tests.integration.jobs._kill_job import JOB, ROWS, Plan
+from backend.tests.integration.jobs._kill_job import JOB, ROWS, SPARED, Plan
 from backend.tests.integration.jobs._kill_service import Labels
 from backend.tests.integration.jobs._kill_worker import KILLED, Nursery
 from backend.tests.integration.jobs._next_version import migrations
@@ -98,6 +98,7 @@ def matrix() -> Iterator[Case]:
     yield from commits("advance", at=(3,), handler="unsure")
     yield from commits("change_job", at=(1, 2), terms={"extra": "paused"})
     yield from commits("set_concurrency", terms={"extra": "bounded"})
+    yield from commits("skip", terms={"extra": "skipped"})
     yield from commits("release", terms={"stop": 4})
     yield from commits("cancel_batch", terms={"stop": 4, "extra": "cancelled"})
     yield from commits("delete_job", terms={"extra": "archived"})
@@ -345,7 +346,9 @@ class Scene:
         assert len(steps) == ROWS
         done = {key for key, state in steps.items() if state is StepState.SUCCEEDED}
         review = {key for key, state in steps.items() if state is StepState.NEEDS_REVIEW}
-        spared = {key for key, state in steps.items() if state is StepState.CANCELLED}
+        cancelled = {key for key, state in steps.items() if state is StepState.CANCELLED}
+        skipped = {key for key, state in steps.items() if state is StepState.SKIPPED}
+        spared = cancelled | skipped
         lost = {key for key in steps if effects[key] == 0} - review - spared
         lost |= steps.keys() - done - review - spared
         lost |= {key for key in done if not calls[key]}
@@ -354,11 +357,12 @@ class Scene:
         repeated |= again if self.case.handler != "again" else again - self.doubtful
         assert review == (self.doubtful if self.case.handler == "unsure" else set())
         assert not (spared & calls.keys())
-        assert bool(spared) == (self.plan.extra == "cancelled" and len(done) < ROWS)
+        assert bool(cancelled) == (self.plan.extra == "cancelled" and len(done) < ROWS)
+        assert skipped == ({f"{JOB}:{key}" for key in SPARED} if self.plan.extra == "skipped" else set())
         labelled = self._look_at_rows()
         assert labelled == {key.removeprefix(f"{JOB}:") for key in done}
         if job is not None:
-            self._check_end(job, bool(review), bool(spared))
+            self._check_end(job, bool(review), bool(cancelled))
         return Verdict(
             case=self.case.name,
             store=self.kind,
@@ -370,9 +374,9 @@ class Scene:
             took=took,
         )
 
-    def _check_end(self, job: DumpedJob, reviewed: bool, spared: bool) -> None:  # noqa: FBT001  # two facts of one
+    def _check_end(self, job: DumpedJob, reviewed: bool, cancelled: bool) -> None:  # noqa: FBT001  # two facts of one
         ends = {(True, False): JobState.RUNNING, (False, True): JobState.CANCELLED}
-        assert job.record.state is ends.get((reviewed, spared), JobState.SUCCEEDED) or (
+        assert job.record.state is ends.get((reviewed, cancelled), JobState.SUCCEEDED) or (
             self.plan.extra == "cancelled"
         )
         assert all(entry.state is OutboxState.WRITTEN for entry in job.outbox)

@@ -141,6 +141,14 @@ class Model:
         if record.state in STEP_ENDS:
             self.steps[record.job, record.position].end = (record.state, record.result)
 
+    def skipped(self, job: str, keys: Iterable[str]) -> None:
+        """Somebody decided that steps are not to be done: nobody has them, and they had not ended."""
+        wanted = set(keys)
+        for (of, _), known in self.steps.items():
+            if of == job and known.key in wanted:
+                assert (known.holder, known.end) == (None, None)
+                known.end = (StepState.SKIPPED, None)
+
     def check(self, dump: Dump) -> None:
         """Check that the store knows the same: no step is lost, none was called more often, none ended otherwise."""
         stored = {(job, step.position): step for job, dumped in dump.jobs.items() for step in dumped.steps}

@@ -5,9 +5,6 @@ from typing import Any
 from backend.tests.integration.jobs._ledger import Ledger
 from holdfast.infrastructure.store.state import JobState, StepRecord, StepState
 
-# No door of the store leads to `skipped`.
-REACHABLE = [state for state in StepState if state is not StepState.SKIPPED]
-
 
 def reach_job(ledger: Ledger, state: JobState, job: str = "job", **settings: Any) -> None:
     """Submit a job and bring it into a state."""
@@ -45,14 +42,16 @@ def let_pass(ledger: Ledger, seconds: float = 1.0) -> None:
     ledger.store.sweep()
 
 
-def reach_step(ledger: Ledger, state: StepState, job: str = "job") -> StepRecord:
-    """Submit a job of one step and bring that into a state; its first claim, by w1, had the fence 1."""
-    ledger.submit(job, 1)
-    [which] = ledger.claim("w1", job=job)
-    if state in {StepState.PENDING, StepState.CANCELLED}:
+def reach_step(ledger: Ledger, state: StepState, job: str = "job", *, steps: int = 1) -> StepRecord:
+    """Submit a job and bring its first step into a state; the first claim of it, by w1, had the fence 1."""
+    ledger.submit(job, steps)
+    [which] = ledger.claim("w1", 1, job=job)
+    if state in {StepState.PENDING, StepState.CANCELLED, StepState.SKIPPED}:
         ledger.store.release("w1", [which])
     if state is StepState.CANCELLED:
         ledger.store.change_job(job, JobState.CANCELLED)
+    elif state is StepState.SKIPPED:
+        ledger.store.skip(job, ["s0"])
     elif state is not StepState.PENDING:
         ledger.begin(which)
         if state is not StepState.RUNNING:

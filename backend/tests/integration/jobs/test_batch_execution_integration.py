@@ -694,6 +694,46 @@ def test_a_retried_graph_keeps_its_order(desk: Desk) -> None:
     assert seen == ["a", "b", "b", "c"]
 
 
+def test_what_is_skipped_is_not_done(desk: Desk, tmp_path: Path) -> None:
+    """Nor is it done again; it is told as such, and the job succeeds."""
+    seen: list[int] = []
+    job = desk.submit(range(3), seen.append)
+
+    desk.jobs.skip(job, "line:2", reason="sold out", by="ann")
+
+    assert desk.run(job).succeeded
+    assert seen == [0, 2]
+    assert desk.states(job) == ["succeeded", "skipped", "succeeded"]
+    assert [(one.key, one.error) for one in desk.jobs.results(job, states=["skipped"])] == [
+        ("line:2", "sold out")
+    ]
+    desk.jobs.export(job, tmp_path / "out.csv")
+    assert "line:2,2,skipped,,sold out,0" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert desk.run(desk.jobs.retry_failed(job, pending=True)).counts.total == 0
+
+
+def test_a_job_of_which_all_is_skipped_has_ended(desk: Desk) -> None:
+    """Its notifier is told, once."""
+    job = desk.submit(range(2), echo)
+    assert desk.jobs.skip(job, "line:1").state == "pending"
+    assert desk.told == []
+    assert desk.jobs.skip(job, "line:2").state == "succeeded"
+    assert [(one.job.id, one.job.state) for one in desk.told] == [(job.id, "succeeded")]
+
+
+def test_a_preview_leaves_out_what_is_skipped(desk: Desk) -> None:
+    """Neither quoted nor counted; what is skipped between preview and approval does not stand in its way."""
+    job = desk.submit([1, 2, 3], quoting(desk, Decimal), mode="confirm")
+    desk.jobs.skip(job, "line:2")
+
+    preview = desk.jobs.preview(job)
+    desk.jobs.skip(job, "line:3")
+    desk.jobs.approve(job, preview.digest)
+
+    assert (preview.total, preview.estimate, preview.exact) == (2, Decimal(4), True)
+    assert desk.run(job).counts.succeeded == 1
+
+
 def test_retry_failed_may_take_what_never_began(desk: Desk) -> None:
     """After a halt the rows that stayed pending can be taken along."""
 

@@ -218,6 +218,16 @@ class StoreBesideModel(RuleBasedStateMachine):
         job, key = self.reviews()[which % len(self.reviews())]
         self.model.resolved(self.both(lambda store: store.resolve(job, key, to, result=b"2", by="ann")))
 
+    @precondition(lambda self: self.model.jobs)
+    @rule(which=picks, numbers=st.lists(st.integers(0, 6), min_size=1, max_size=3))
+    def skip(self, which: int, numbers: list[int]) -> None:
+        """Somebody decides that steps are not to be done: what waits, or anything."""
+        job = self.a_job(which)
+        waiting = [one.key for one in self.reference.steps(job, states=[StepState.PENDING])]
+        keys = [waiting[one % len(waiting)] if waiting and which % 4 else f"s{one}" for one in numbers]
+        if self.both(lambda store: store.skip(job, keys, reason="so", by="ann")) is not None:
+            self.model.skipped(job, keys)
+
     @rule(certain=st.integers(0, 9))
     def cancel_batch(self, certain: int) -> None:
         """The whole batch is cancelled, now and then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holdfast.infrastructure.store.state import (
     JOB_CHANGES,
+    JOB_ENDS,
     STEP_CHANGES,
     BatchState,
     Counts,
@@ -62,6 +63,12 @@ def check_resolution(job: str, key: str, from_: StepState, to: StepState) -> Non
     check_step(job, key, from_, to)
 
 
+def check_skip(job: str, from_: JobState) -> None:
+    """Raise IllegalTransition for a job that has ended: what never began there stays pending."""
+    if from_ in JOB_ENDS:
+        raise IllegalTransition(f"job {job!r}", from_, StepState.SKIPPED)
+
+
 def check_cancel(batch: str, from_: BatchState) -> None:
     """Raise IllegalTransition for a batch that has ended; one that was cancelled may be so again."""
     if from_ in _OVER:
@@ -117,7 +124,7 @@ def ambiguous(job: NewJob, *, begun: bool) -> bool:
 
 
 def blocks(state: StepState, *, must_succeed: bool) -> bool:
-    """Return whether what depends on a step that ended so must fail."""
+    """Return whether what depends on a step that ended so must fail; somebody wanted what was skipped so."""
     return must_succeed and state in _BLOCKING
 
 

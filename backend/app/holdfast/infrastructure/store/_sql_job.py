@@ -321,6 +321,10 @@ class Job:
         else:
             self.end(step, to, told=told, result=result, by=by)
 
+    def skip(self, step: Step, *, reason: str, by: str) -> None:
+        """End a pending step that is not to be done."""
+        self.end(step, StepState.SKIPPED, told=Told(step.attempts, 0.0, reason), by=by)
+
     def time_out_step(self, step: Step, error: str | None = None) -> StepRef:
         """End a call that took too long, whoever makes it."""
         ref = self.ref(step)
@@ -517,6 +521,11 @@ def held(tx: Transaction, where: str, values: Sequence[Any]) -> list[Step]:
 def held_by_id(tx: Transaction, ids: Sequence[int]) -> dict[int, Step]:
     """Return the steps that there are of these ids."""
     return {row[0]: Step(row) for row in tx.among(f"{_HELD}id @any", ids)}
+
+
+def held_by_key(tx: Transaction, no: int, keys: Sequence[str]) -> list[Step]:
+    """Return the steps that there are of these keys in the job of a number."""
+    return [Step(row) for row in tx.among(f"{_HELD}job = ? AND key @any", keys, (no,))]
 
 
 def open_jobs(tx: Transaction, jobs: Iterable[str]) -> dict[str, Job]:

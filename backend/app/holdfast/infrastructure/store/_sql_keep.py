@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.infrastructure.store import _decide as decide
 from holdfast.infrastructure.store import payload
 from holdfast.infrastructure.store._changes import Told
-from holdfast.infrastructure.store._sql_job import held, job_numbered, open_job, open_jobs
+from holdfast.infrastructure.store._sql_job import held, held_by_key, job_numbered, open_job, open_jobs
 from holdfast.infrastructure.store._sql_link import MASK, SHIFT
 from holdfast.infrastructure.store._sql_rows import (
     JOB,
@@ -261,6 +261,22 @@ def resolve(
     found.halt()
     found.follow()
     return step(tx, which, key)
+
+
+def skip(tx: Transaction, which: str, keys: Sequence[str], reason: str, by: str) -> JobRecord:
+    """Decide that pending steps are not to be done."""
+    found = open_job(tx, which)
+    decide.check_skip(which, found.state)
+    known = {one.key: one for one in held_by_key(tx, found.no, [key for key in keys if storable(key)])}
+    for key in keys:
+        if key not in known:
+            raise _no_step(tx, which, key)
+    for key in keys:
+        decide.check_step(which, key, StepState(known[key].state), StepState.SKIPPED)
+    for key in keys:
+        found.skip(known[key], reason=clean(reason), by=clean(by))
+    found.follow()
+    return job(tx, which)
 
 
 def outbox(tx: Transaction, which: str, states: Iterable[OutboxState], limit: int) -> list[OutboxEntry]:

@@ -587,6 +587,11 @@ class DynamoStateStore:
 
         return self._whole(job, [self._change(job, act)])[0]
 
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Skip pending steps, all or none, and return the job. NotFoundError, IllegalTransition."""
+        wanted = list(dict.fromkeys(keys))
+        return self._change(job, lambda work: work.skip(job, wanted, reason=reason, by=by))
+
     def sweep(self, limit: int = 1000, *, slack: float = 0.0) -> Swept:
         """End what is past its limit, whoever holds it: expired jobs, timed-out jobs and steps. Fences rise."""
         at = self.now()

@@ -15,6 +15,7 @@ from holdfast.infrastructure.resilience.clock import SYSTEM
 from holdfast.infrastructure.store import _decide as decide
 from holdfast.infrastructure.store import _submission as submission
 from holdfast.infrastructure.store import payload
+from holdfast.infrastructure.store._changes import Told
 from holdfast.infrastructure.store._memory_job import MemoryJob
 from holdfast.infrastructure.store.state import (
     JOB_ENDS,
@@ -363,6 +364,20 @@ class MemoryStateStore:
             resolved.halt()
             resolved.follow(at)
             return resolved.steps[step.position]
+
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Skip pending steps, all or none, and return the job. NotFoundError, IllegalTransition."""
+        wanted = list(dict.fromkeys(keys))
+        with self._changing() as at:
+            found = self._job(job)
+            decide.check_skip(job, found.state)
+            steps = [self._step(found, key) for key in wanted]
+            for step in steps:
+                decide.check_step(job, step.key, step.state, StepState.SKIPPED)
+            for step in steps:
+                found.end(step, StepState.SKIPPED, at, told=Told(step.attempts, 0.0, reason), by=by)
+            found.follow(at)
+            return found.record
 
     def recover(self, gone: Iterable[str] = (), limit: int = 1000) -> Recovered:
         """Take steps from workers whose lease has ended, and from those `gone`, seen dead by the caller."""

@@ -287,6 +287,11 @@ class SqlStateStore:
         """Decide about a step that needs review: succeeded, failed, or pending to run it again. IllegalTransition."""
         return self._link.write("resolve", keep.resolve, job, key, to, result, error, by)
 
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Skip pending steps, all or none, and return the job. NotFoundError, IllegalTransition."""
+        wanted = list(dict.fromkeys(keys))
+        return self._link.write("skip", keep.skip, job, wanted, reason, by)
+
     def recover(self, gone: Iterable[str] = (), limit: int = 1000) -> Recovered:
         """Take steps from workers whose lease has ended, and from those `gone`, seen dead by the caller."""
         return self._link.write("recover", work.recover, gone, limit)

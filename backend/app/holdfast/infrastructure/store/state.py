@@ -662,6 +662,14 @@ class StateStore(Protocol):
         """Decide about a step that needs review: succeeded, failed, or pending to run it again. IllegalTransition."""
         ...
 
+    def skip(self, job: str, keys: Iterable[str], *, reason: str = "", by: str = "") -> JobRecord:
+        """Decide that pending steps are not to be done, and return the job: they are skipped, `reason` is their error.
+
+        All or none: NotFoundError for a key that is unknown, IllegalTransition for a step that is not pending, and for
+        a job that has ended. A skip is no failure: what depends on the step becomes free, even if it must succeed.
+        """
+        ...
+
     def recover(self, gone: Iterable[str] = (), limit: int = 1000) -> Recovered:
         """Take steps from workers whose lease has ended, and from those `gone`, seen dead by the caller.
 

@@ -258,12 +258,13 @@ class Jobs:
         handler = self._handler(record)
         quotes = await self._quotes(handler, await asyncio.to_thread(self._first, record.id, rows))
         digest = await asyncio.to_thread(self._digest, record.id)
-        preview = extrapolate(record.id, digest, record.counts.total, quotes)
+        counts = record.counts
+        preview = extrapolate(record.id, digest, counts.total - counts.skipped, quotes)
         await asyncio.to_thread(self._store.preview_job, record.id, digest, preview.as_dict())
         return preview
 
     def _first(self, job: str, rows: int) -> list[StepRecord]:
-        return self._store.steps(job, limit=rows)
+        return self._store.steps(job, states=frozenset(StepState) - {StepState.SKIPPED}, limit=rows)
 
     async def _quotes(self, handler: Handler, steps: list[StepRecord]) -> list[Quote]:
         if not handler.can_estimate:
@@ -470,6 +471,15 @@ class Jobs:
     def cancel(self, job: str | JobRecord, *, reason: str = "") -> JobRecord:
         """Cancel a job: pending steps at once, running ones are told and end."""
         record = self._store.change_job(_id(job), JobState.CANCELLED, reason=reason)
+        self._tell_end(record.id)
+        return record
+
+    def skip(self, job: str | JobRecord, *keys: str, reason: str = "", by: str = "") -> JobRecord:
+        """Decide that pending steps are not to be done, all or none of `keys`; `reason` is their error, `by` is kept.
+
+        What depends on them becomes free. NotFoundError, IllegalTransition: a step, which it names, is not pending.
+        """
+        record = self._store.skip(_id(job), keys, reason=reason, by=by)
         self._tell_end(record.id)
         return record
 

@@ -103,6 +103,13 @@ class Reason(Asked):
     reason: str | None = Field(None, max_length=200)
 
 
+class Skip(Asked):
+    """Steps that are not to be done, by their keys, and why: that becomes their error."""
+
+    keys: list[Key] = Field(min_length=1, max_length=MOST)
+    reason: Long = ""
+
+
 class Nothing(Asked):
     """An empty object."""
 

@@ -1,4 +1,4 @@
-"""Jobs over HTTP as people steer them: preview, approve, pause, resume, cancel, do again."""
+"""Jobs over HTTP as people steer them: preview, approve, pause, resume, cancel, skip, do again."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _Rows = Annotated[_models.Rows, Depends(strictly(_models.Rows))]
 _Digest = Annotated[_models.Digest, Depends(strictly(_models.Digest))]
 _Reason = Annotated[_models.Reason, Depends(strictly(_models.Reason))]
+_Skip = Annotated[_models.Skip, Depends(strictly(_models.Skip))]
 _Nothing = Annotated[_models.Nothing, Depends(strictly(_models.Nothing))]
 _Retry = Annotated[_models.Retry, Depends(strictly(_models.Retry))]
 _Confirmation = Annotated[_models.Confirmation, Depends(strictly(_models.Confirmation))]
@@ -38,6 +39,7 @@ class Steering:
         add(f"{at}/pause", self.pause_job, summary, _models.Reason, 409)
         add(f"{at}/resume", self.resume_job, summary, _models.Nothing, 409)
         add(f"{at}/cancel", self.cancel_job, summary, _models.Reason, 409)
+        add(f"{at}/skip", self.skip_steps, summary, _models.Skip, 409)
         add(f"{at}/retry-failed", self.retry_failed_job, summary, _models.Retry, 409)
         add(f"{at}/restart", self.restart_job, summary, _models.Confirmation, 409)
 
@@ -66,6 +68,11 @@ class Steering:
         """Cancel a job: pending steps at once, running ones are told and end."""
         jobs = self._context.jobs(request)
         return shown(jobs, jobs.cancel(job, reason=signed(request, body.reason)))
+
+    def skip_steps(self, request: Request, job: Job, body: _Skip) -> dict[str, Any]:
+        """Decide that pending steps are not to be done, all or none of these keys; who decided is kept."""
+        jobs = self._context.jobs(request)
+        return shown(jobs, jobs.skip(job, *body.keys, reason=body.reason, by=client(request)))
 
     def retry_failed_job(self, request: Request, job: Job, body: _Retry) -> dict[str, Any]:
         """Submit what failed or timed out again, under the same idempotency keys; asked again, give the same job."""
