@@ -21,7 +21,8 @@ from backend.tests._run import postgres_address
 from backend.tests.integration.jobs._homes import own_database
 from backend.tests.integration.jobs._ledger import outcome, ref, worker
 from backend.tests.integration.jobs._sql import claimed, many, ship, submitted
-from holdfast.infrastructure.store import _postgres, _sql_job, _sql_migrate
+from holdfast.infrastructure.store import _postgres, _sql_job, _sql_migrate, _sqlite_quick
+from holdfast.infrastructure.store._migrations.claim import CLAIM
 from holdfast.infrastructure.store._sql_rows import clean, pack_positions, pack_runs, read_positions
 from holdfast.infrastructure.store._sql_tables import metadata
 from holdfast.infrastructure.store._sqlite import SqliteLink
@@ -109,7 +110,11 @@ def everything(store: SqlStateStore) -> None:
 
 
 # Small by nature: workers, locks, what is claimed at one time, a list of parameters, jobs that owe.
-_SCANNED = ("SCAN workers", "SCAN locks", "SCAN json_each", "SCAN s USING INDEX steps_running", "SCAN owing")
+_SCANNED = (
+    *("SCAN workers", "SCAN locks", "SCAN json_each", "SCAN s USING INDEX steps_running", "SCAN owing"),
+    # The first of them only.
+    "SCAN jobs USING INDEX jobs_open",
+)
 
 
 @pytest.mark.parametrize("before", [0, 10], ids=["analyzed", "analyzed when it was small"])
@@ -202,10 +207,15 @@ def test_claims_miss_nothing(
     kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claims begin to look where pending steps begin, and find the same as in a store that looks everywhere."""
-    monkeypatch.setattr(_sql_job, "_STRIDE", 1)
+    for module in (_sql_job, _sqlite_quick):
+        monkeypatch.setattr(module, "STRIDE", 1)
     clock = VirtualClock()
     url = f"sqlite:///{tmp_path}/" if kind == "sqlite" else request.getfixturevalue("database")
     with open_store(url, tenant=f"life{seed}", create=True, clock=clock) as store:
+        if kind == "postgresql":
+            with psycopg.connect(url) as connection:
+                often = CLAIM.replace("start + 500", "start + 1").format(schema=f"holdfast_life{seed}")
+                connection.execute(often.encode())
         found = list(life(store, clock, seed))
     clock = VirtualClock()
     assert found == list(life(MemoryStateStore("life", clock=clock), clock, seed))

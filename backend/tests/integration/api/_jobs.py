@@ -117,6 +117,7 @@ class JobsApi(Api):
 BODIES: dict[str, Any] = {
     "approve": {"digest": "x"},
     "resolve": {"key": "A-1", "decision": "failed"},
+    "skip": {"keys": ["A-1"]},
 }
 
 

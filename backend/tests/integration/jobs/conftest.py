@@ -23,7 +23,7 @@ from backend.tests.integration._moto import client, hooked
 from backend.tests.integration.jobs._brokers import Server, missing, server
 from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
-from backend.tests.integration.jobs._fleet import WAYS, Fleet, Way, gate, through
+from backend.tests.integration.jobs._fleet import WAYS, Fleet, Post, Way, gate, through
 from backend.tests.integration.jobs._homes import (
     OWN,
     DynamoHome,
@@ -43,11 +43,13 @@ from backend.tests.integration.jobs._kill_worker import Nursery
 from backend.tests.integration.jobs._ledger import Ledger
 from backend.tests.integration.jobs._next_version import version_that_adds, version_that_renames
 from backend.tests.integration.jobs._outside import HANDLERS, KILLED, ROWS, asked, ended, started
+from backend.tests.integration.jobs._posting import echo, nap
 from backend.tests.integration.jobs._racing import RACERS, Race, Racers, race_threads
 from backend.tests.integration.jobs._relay import Relay
 from holdfast.cli.main import main
 from holdfast.infrastructure.store.blob import BlobStore, FolderBlobStore, MemoryBlobStore
 from holdfast.infrastructure.store.dynamodb import DynamoStateStore, create_table
+from holdfast.infrastructure.store.memory import MemoryStateStore
 from holdfast.infrastructure.store.s3 import S3BlobStore
 from holdfast.infrastructure.store.sql import SqlStateStore, drop_tenant, open_store
 from holdfast.infrastructure.store.sql import tenants as sql_tenants
@@ -605,3 +607,21 @@ def bucket(bucket_tenants: Callable[[str], S3BlobStore]) -> S3BlobStore:
 def bucket_hook(aws_address: str) -> Callable[[str, Callable[..., Any]], AbstractContextManager[None]]:
     """Give a function that lets another hear an event of the client that all buckets share."""
     return partial(hooked, client("s3", aws_address))
+
+
+@pytest.fixture
+def post() -> Post:
+    """Give an executor that keeps what is sent."""
+    return Post(carry=False)
+
+
+@pytest.fixture
+def silent() -> Jobs:
+    """Give jobs in memory of which nobody is told."""
+    return Jobs(MemoryStateStore(), [echo, nap])
+
+
+@pytest.fixture
+def told(post: Post) -> Jobs:
+    """Give jobs in memory of which the executor is told."""
+    return Jobs(MemoryStateStore(), [echo, nap], executor=post)

@@ -9,41 +9,11 @@ import pytest
 
 from backend.tests.integration.jobs._fleet import Post, at_work
 from backend.tests.integration.jobs._outside import until
+from backend.tests.integration.jobs._posting import echo, nap
 from holdfast.infrastructure.store.memory import MemoryStateStore
 from holdfast.infrastructure.store.state import JobRecord, JobState, NewJob, NewStep, StepRef, WorkerRecord
 from holdfast.services.jobs import Done, Jobs, handler
 from holdfast.services.jobs.executors import Ticket
-
-
-@handler("echo", idempotent=True)
-def echo(row: int) -> int:
-    """Do nothing."""
-    return row
-
-
-@handler("nap", idempotent=True)
-async def nap(row: int) -> int:
-    """Wait a little."""
-    await asyncio.sleep(0.04)
-    return row
-
-
-@pytest.fixture
-def post() -> Post:
-    """Give an executor that keeps what is sent."""
-    return Post(carry=False)
-
-
-@pytest.fixture
-def silent() -> Jobs:
-    """Give jobs in memory of which nobody is told."""
-    return Jobs(MemoryStateStore(), [echo, nap])
-
-
-@pytest.fixture
-def told(post: Post) -> Jobs:
-    """Give jobs in memory of which the executor is told."""
-    return Jobs(MemoryStateStore(), [echo, nap], executor=post)
 
 
 def ticket_of(job: JobRecord) -> Ticket:

@@ -16,8 +16,10 @@ from backend.tests.integration.resilience._processes import MODES, end_processes
 from backend.tests.integration.resilience._processes import Mode as SharingMode
 from backend.tests.integration.resilience._redis import CountingRedis, Proxy, RedisProcess, connect, delete
 from backend.tests.integration.resilience._shop import Shop
+from backend.tests.integration.resilience._standing import Dependency, standing
 from backend.tests.integration.resilience._text_service import FAILING, TextService, started_text_service
 from holdfast.infrastructure.resilience.clock import use_clock
+from holdfast.infrastructure.resilience.concurrency_limit import ConcurrencyLimit
 from holdfast.infrastructure.resilience.registry import Registry
 from holdfast.testing.clock import VirtualClock
 
@@ -164,3 +166,22 @@ def new_text(request: pytest.FixtureRequest) -> str:
     """Give a text that no other test asks about: answers are kept."""
     name: str = request.node.name
     return f"The sea is calm. It was a good day. We saw seaweed on every rock. {name}."
+
+
+@pytest.fixture
+def limit() -> ConcurrencyLimit:
+    """Give a limit with the defaults of StandingQueue."""
+    return standing()
+
+
+@pytest.fixture
+def dependency(driver: Driver, limit: ConcurrencyLimit) -> Dependency:
+    """Give a dependency under it that nobody called yet."""
+    return Dependency(driver, limit)
+
+
+@pytest.fixture
+def known(dependency: Dependency) -> Dependency:
+    """Give a dependency under it that is known to answer within a tenth of a second."""
+    dependency.warm()
+    return dependency

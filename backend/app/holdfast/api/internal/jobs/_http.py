@@ -252,10 +252,10 @@ def checked(model: type[_Model], values: Any, *, where: str = "body") -> _Model:
         raise RequestValidationError([{**one, "loc": (where, *one["loc"])} for one in faults]) from None
 
 
-def strictly(model: type[_Model]) -> Callable[[Request], Any]:
-    """Return a dependency that reads a short JSON body into a model; no body is an empty object."""
+def strictly(model: type[_Model], most: int = _common.BODY_BYTES) -> Callable[[Request], Any]:
+    """Return a dependency that reads a JSON body of `most` bytes into a model; no body is an empty object."""
 
     async def read(request: Request) -> _Model:
-        return checked(model, parsed_json(await _common.raw(request) or b"{}"))
+        return checked(model, parsed_json(await _common.raw(request, most) or b"{}"))
 
     return read

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _Rows = Annotated[_models.Rows, Depends(strictly(_models.Rows))]
 _Digest = Annotated[_models.Digest, Depends(strictly(_models.Digest))]
 _Reason = Annotated[_models.Reason, Depends(strictly(_models.Reason))]
-_Skip = Annotated[_models.Skip, Depends(strictly(_models.Skip))]
+# Bytes: as many keys as it may name.
+_KEYS = 2**18
+_Skip = Annotated[_models.Skip, Depends(strictly(_models.Skip, _KEYS))]
 _Nothing = Annotated[_models.Nothing, Depends(strictly(_models.Nothing))]
 _Retry = Annotated[_models.Retry, Depends(strictly(_models.Retry))]
 _Confirmation = Annotated[_models.Confirmation, Depends(strictly(_models.Confirmation))]

@@ -178,13 +178,13 @@ def facts_of(role: str, *, body: dict[str, Any] | None = None) -> dict[str, Any]
     return {"x-role": role, "requestBody": {"required": True, "content": content}}
 
 
-async def raw(request: Request) -> bytes:
+async def raw(request: Request, most: int = BODY_BYTES) -> bytes:
     """Read a JSON body; one that is too long is refused as soon as that is known."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # A page of another site can make a browser send other types without being asked.
         raise problem(415, "Send the body with Content-Type: application/json, even an empty one.")
-    return await bounded(request, BODY_BYTES, _BODY_SECONDS)
+    return await bounded(request, most, _BODY_SECONDS)
 
 
 async def bounded(request: Request, most: int, seconds: float) -> bytes:
