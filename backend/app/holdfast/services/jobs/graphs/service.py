@@ -53,7 +53,7 @@ class RunService:
         notifiers: Iterable[RunNotifier] = (),
         limits: Mapping[str, int] | None = None,
         every: float = 1.0,
-        lease: float = 60.0,
+        lease: float = 15.0,
         secrets: Secrets | None = None,
     ) -> None:
         self._store, self._every = store, every
