@@ -2,7 +2,8 @@
 
 Runs are kept in build/lab, one line each, and are not made again: call it again to go on. The default and no policy
 get `--seeds`, all others `--other-seeds`. `--share 0/2` takes half of the work, for two processes. `--write` makes the
-tables of docs/reference/lab-results.md and the pages beside it from what there is.
+tables of docs/reference/lab-results.md and the pages beside it from what there is, and adds it to
+benchmarks/lab_runs.jsonl; when a policy or the lab has changed, delete its lines there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from holdfast.lab.measures import Interval, Measures, bootstrap
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "lab"
+RUNS = ROOT / "benchmarks" / "lab_runs.jsonl"
 PAGE = ROOT / "docs" / "reference" / "lab-results.md"
 REFERENCE = ROOT / "docs" / "reference" / "lab.md"
 PLOTS = ROOT / "docs" / "reference" / "lab"
@@ -69,12 +71,25 @@ def wanted(seeds: int, other_seeds: int, only: str = "*") -> Iterator[tuple[int,
 def load() -> dict[tuple[str, str], dict[int, Measures]]:
     """Return what was kept: by policy and scenario, by seed."""
     found: dict[tuple[str, str], dict[int, Measures]] = {}
-    for path in sorted(KEPT.glob("*.jsonl")):
+    for path in (*[RUNS] * RUNS.exists(), *sorted(KEPT.glob("*.jsonl"))):
         for line in path.read_text(encoding="utf-8").splitlines():
             one = json.loads(line)
             numbers = {name: inf if value is None else value for name, value in one["measures"].items()}
             found.setdefault((one["policy"], one["scenario"]), {})[one["seed"]] = Measures(**numbers)
     return found
+
+
+def keep(results: Results) -> None:
+    """Write all runs to one file, to go on from anywhere."""
+    with RUNS.open("w", encoding="utf-8") as file:
+        for (policy, scenario), runs in sorted(results.items()):
+            for seed, measures in sorted(runs.items()):
+                numbers = {
+                    name: None if value == inf else round(value, 6)
+                    for name, value in asdict(measures).items()
+                }
+                one = {"policy": policy, "scenario": scenario, "seed": seed, "measures": numbers}
+                file.write(f"{json.dumps(one, separators=(',', ':'))}\n")
 
 
 def work(seeds: int, other_seeds: int, seconds: float, share: tuple[int, int], only: str = "*") -> int:
@@ -267,6 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.write:
         results = load()
+        keep(results)
         PAGE.write_text(page(results), encoding="utf-8")
         REFERENCE.write_text(put(REFERENCE.read_text(encoding="utf-8"), results), encoding="utf-8")
         draw()

@@ -40,6 +40,7 @@ def test_losses_are_paired_by_seed() -> None:
 def test_runs_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept is read back as it was, what never happens included; nothing missing means nothing to do."""
     monkeypatch.setattr(bench, "KEPT", tmp_path)
+    monkeypatch.setattr(bench, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(bench, "policies", lambda: ["none"])
     monkeypatch.setattr("holdfast.lab.scenarios", lambda: {"healthy": None})
     assert bench.work(1, 1, seconds=60, share=(0, 1)) == 0
@@ -48,6 +49,10 @@ def test_runs_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     before = (tmp_path / "0.jsonl").read_text(encoding="utf-8")
     assert bench.work(1, 1, seconds=60, share=(0, 1)) == 0
     assert (tmp_path / "0.jsonl").read_text(encoding="utf-8") == before
+    bench.keep(found)
+    (tmp_path / "0.jsonl").unlink()
+    again = bench.load()["none", "healthy"][100]
+    assert asdict(again) == pytest.approx(asdict(found["none", "healthy"][100]), abs=1e-6)
 
 
 def test_every_row_says_how_many_seeds_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
