@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 import holdfast.services.jobs as door
 from holdfast import Backoff, CircuitOpenError, RetryBudgetExhausted
+from holdfast.infrastructure.store.memory import MemoryStateStore
 from holdfast.infrastructure.store.payload import decode
 from holdfast.infrastructure.store.state import Counts, JobState, NewJob, StepRef, StepState, WorkerRecord
-from holdfast.services.jobs import Handler
+from holdfast.services.jobs import Handler, Worker
 from holdfast.services.jobs import _outcomes as outcomes
 from holdfast.services.jobs import _process as process
 from holdfast.services.jobs._line import line
@@ -191,3 +193,19 @@ def test_a_progress_is_one_line(facts: dict[str, Any], said: str) -> None:
 
     assert said == str(now) == line(now, {})
     assert line(now, {"b": "open"}) == said.replace("to review", "to review  breaker b open")
+
+
+def test_a_worker_that_cannot_begin_leaves_no_thread() -> None:
+    """Its lease is refused by a mistake that does not pass: the error is told, and its threads end."""
+
+    class Broken(MemoryStateStore):
+        def register(self, worker: WorkerRecord, lease: float) -> WorkerRecord:
+            raise TypeError("broken")
+
+    before = set(threading.enumerate())
+    with pytest.raises(TypeError, match="broken"):
+        Worker(Broken()).run(signals=False)
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(10)
+    assert [thread.name for thread in left if thread.is_alive()] == []

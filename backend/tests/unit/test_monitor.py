@@ -51,6 +51,12 @@ def monitor(virtual_clock: VirtualClock) -> Iterator[Monitor]:
     made.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_was_left() -> None:
+    """Forget the operations of other tests that are garbage: they count as long as they are there."""
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     before = bus.entries

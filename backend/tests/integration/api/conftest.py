@@ -66,6 +66,8 @@ def shared_app(shared_service: Service) -> FastAPI:
 @pytest.fixture(scope="module")
 def odd_app() -> Iterator[FastAPI]:
     """Give the application of a service with an operation whose name is no text, and which has failed."""
+    # Operations of other tests that are garbage would fill its pages.
+    gc.collect()
     made = make_service("pay\ud800")
     made.operations.monitor.sample()
     made.fail("pay\ud800", 30)

@@ -407,5 +407,10 @@ class Engine:
         try:
             await self.link.once(self.store.retire, self.id)
         finally:
-            self.caller.close()
-            self.link.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let every thread go."""
+        self.caller.close()
+        for link in self.links:
+            link.close()

@@ -206,7 +206,11 @@ class Worker:
 
     async def _work(self, engine: Engine) -> None:
         watch, pulse = _watch.Watch(engine, self._notifier), _watch.Pulse(engine)
-        await engine.begin()
+        try:
+            await engine.begin()
+        except BaseException:
+            engine.close()
+            raise
         pulse.begin()
         try:
             await watch.begin()

@@ -256,6 +256,6 @@ def strictly(model: type[_Model], most: int = _common.BODY_BYTES) -> Callable[[R
     """Return a dependency that reads a JSON body of `most` bytes into a model; no body is an empty object."""
 
     async def read(request: Request) -> _Model:
-        return checked(model, parsed_json(await _common.raw(request, most) or b"{}"))
+        return checked(model, parsed_json(await _common.raw_of(request, most) or b"{}"))
 
     return read

@@ -178,8 +178,13 @@ def facts_of(role: str, *, body: dict[str, Any] | None = None) -> dict[str, Any]
     return {"x-role": role, "requestBody": {"required": True, "content": content}}
 
 
-async def raw(request: Request, most: int = BODY_BYTES) -> bytes:
+async def raw(request: Request) -> bytes:
     """Read a JSON body; one that is too long is refused as soon as that is known."""
+    return await raw_of(request, BODY_BYTES)
+
+
+async def raw_of(request: Request, most: int) -> bytes:
+    """Read a JSON body that has so many bytes at most."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # A page of another site can make a browser send other types without being asked.
