@@ -173,6 +173,30 @@ def test_two_calls_of_a_bounded_tenant_begin_one_after_the_other(
         assert waiting.result(20).refused == {refs["mine"]: Refusal.BUSY}
 
 
+def test_a_claim_that_waited_for_its_job_misses_no_retry(
+    server_url: str, server_store: SqlStateStore
+) -> None:
+    """A step that came due while a claim waited for the job's lock is claimed then, or later, but not forgotten."""
+    submitted(server_store, 3)
+    [first] = claimed(server_store, 1)
+    server_store.advance("w1", (), [first])
+    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT no FROM holdfast_default.jobs FOR UPDATE")
+        waiting = pool.submit(server_store.claim, "w1", 1, job="job")
+        until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
+        # As a worker does whose call failed a moment before that claim, to be tried again at once.
+        back = (
+            "state = 'pending', begun = FALSE, worker = NULL, waits = 1, due_at = extract(epoch FROM now())"
+        )
+        other.execute(f"UPDATE holdfast_default.steps SET {back} WHERE position = 0".encode())
+        count = "UPDATE holdfast_default.jobs SET pending = pending + 1, running = running - 1, in_flight = 0"
+        other.execute(count.encode())
+        other.commit()
+        taken = [step.position for step in waiting.result(20)]
+    taken += [step.position for step in server_store.claim("w1", 10, job="job")]
+    assert sorted(taken) == [0, 1, 2]
+
+
 def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not true():

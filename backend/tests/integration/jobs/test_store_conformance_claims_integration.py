@@ -138,6 +138,16 @@ def test_a_claim_keeps_to_its_handlers(ledger: Ledger) -> None:
     assert [one.job for one in ledger.claim()] == ["ship"]
 
 
+def test_a_claim_of_a_job_that_runs_keeps_to_its_handlers_too(ledger: Ledger) -> None:
+    """Neither its name nor its being the only one gives steps of a job to who has another handler."""
+    ledger.submit(steps=3)
+    ledger.start(limit=1)
+    for job in ("job", None):
+        assert ledger.claim(job=job, handlers=["other"]) == []
+        assert ledger.claim(job=job, limit=0) == []
+    assert [one.position for one in ledger.claim(job="job", handlers=["ship"])] == [1, 2]
+
+
 def test_a_claim_skips_jobs(ledger: Ledger) -> None:
     """Jobs that a worker leaves alone for now do not use up its limit."""
     ledger.submit("a", 2, priority=1)

@@ -63,6 +63,7 @@ class Standing(State):
         self.rejected = 0
         self.pace = Pace(spec.memory, spec.tolerance)
         self.admitted = -inf
+        self.silent = inf
         self.limit = self.first
         self._lift()
 
@@ -87,9 +88,9 @@ class Standing(State):
         """Take in a call that is one of so many in flight: return when (None: refused), and a change of the limit."""
         now, begun = self.now(), self.begun + 1
         # Without the lock: what two calls at the same instant lose of each other is one call in a count.
-        self.begun = begun
         if begun == 1:
             self.silent = now
+        self.begun = begun
         silent = begun >= self.spec.calls and now - self.silent > self.pace.slow
         if running <= room and not silent:
             self.admitted = now

@@ -133,7 +133,7 @@ def claim(
     skip: Collection[str],
 ) -> list[StepRecord]:
     """Lease up to `limit` steps that may run."""
-    claimed = [] if skip else _claim_shortly(tx, worker, limit, job, handlers)
+    claimed = [] if skip or limit < 1 else _claim_shortly(tx, worker, limit, job, handlers)
     if claimed and (job is not None or len(claimed) == limit):
         return claimed
     _check_lease(tx, worker)

@@ -23,7 +23,9 @@ _PLAIN = (
     "AND NOT EXISTS (SELECT 1 FROM steps AS s WHERE s.job = j.no AND s.state = 'pending' AND s.waits > 0 "
     "AND s.due_at > 0 AND s.due_at >= j.due_from AND s.due_at <= ?2)"
 )
-_NAMED = _PLAIN.format(which="id = ?4 AND open")
+_NAMED = _PLAIN.format(
+    which="id = ?4 AND open AND (?5 IS NULL OR handler IN (SELECT value FROM json_each(?5)))"
+)
 _FIRST = _PLAIN.format(which="no = (SELECT no FROM jobs WHERE open ORDER BY priority, no LIMIT 1)")
 _FIRST_OF = _PLAIN.format(
     which="no = (SELECT no FROM jobs WHERE open AND handler IN (SELECT value FROM json_each(?4)) "
@@ -76,10 +78,11 @@ def claim(
     handlers: Collection[str],
 ) -> list[tuple[Any, ...]]:
     """Lease steps of one job; nothing, and no change, when something is not as it must be."""
+    among = json.dumps([*handlers]) if handlers else None
     if job is not None:
-        found = connection.execute(_NAMED, (limit, now, worker, job)).fetchall()
+        found = connection.execute(_NAMED, (limit, now, worker, job, among)).fetchall()
     elif handlers:
-        found = connection.execute(_FIRST_OF, (limit, now, worker, json.dumps([*handlers]))).fetchall()
+        found = connection.execute(_FIRST_OF, (limit, now, worker, among)).fetchall()
     else:
         found = connection.execute(_FIRST, (limit, now, worker)).fetchall()
     if not found:

@@ -76,8 +76,17 @@ class Threads:
             begins = not waits and number < self._most
             self._begun += begins
         if begins:
-            Thread(target=self._work, name=f"{self._name}_{number}", daemon=True).start()
+            self._begin(number)
         self._calls.put((future, call))
+
+    def _begin(self, number: int) -> None:
+        try:
+            Thread(target=self._work, name=f"{self._name}_{number}", daemon=True).start()
+        except RuntimeError:
+            # The next call tries again: nobody is there to take it.
+            with self._lock:
+                self._begun -= 1
+            raise
 
     def _work(self) -> None:
         while (one := self._calls.get()) is not None:

@@ -24,25 +24,28 @@ DECLARE
     positions text;
 BEGIN
     IF a_job IS NOT NULL THEN
-        SELECT no INTO chosen FROM {schema}.jobs j WHERE j.id = a_job;
+        SELECT no INTO chosen FROM {schema}.jobs j
+        WHERE j.id = a_job AND (cardinality(a_handlers) = 0 OR handler = ANY (a_handlers));
     ELSIF cardinality(a_handlers) > 0 THEN
         SELECT no INTO chosen FROM {schema}.jobs WHERE open AND handler = ANY (a_handlers)
         ORDER BY priority, no LIMIT 1;
     ELSE
         SELECT no INTO chosen FROM {schema}.jobs WHERE open ORDER BY priority, no LIMIT 1;
     END IF;
-    SELECT no, coalesce(concurrency - in_flight, a_limit) AS room, pending_from, greatest(changed_at, at) AS at,
-        last_event INTO held
+    SELECT no, coalesce(concurrency - in_flight, a_limit) AS room, pending_from, due_from,
+        greatest(changed_at, at) AS at, last_event INTO held
     FROM {schema}.jobs j
     WHERE no = chosen AND open AND plain AND state = 'running' AND ready AND NOT halted
         AND (concurrency IS NULL OR in_flight < concurrency)
-        AND EXISTS (SELECT 1 FROM {schema}.workers w WHERE w.id = a_worker AND expires_at > at)
-        AND NOT EXISTS (
-            SELECT 1 FROM {schema}.steps s WHERE s.job = j.no AND s.state = 'pending' AND s.waits > 0
-            AND s.due_at > 0 AND s.due_at >= j.due_from AND s.due_at <= at
-        )
     FOR UPDATE OF j;
     IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    -- A statement of its own: what was committed while this waited for the job counts.
+    IF NOT EXISTS (SELECT 1 FROM {schema}.workers w WHERE w.id = a_worker AND expires_at > at) OR EXISTS (
+        SELECT 1 FROM {schema}.steps s WHERE s.job = held.no AND s.state = 'pending' AND s.waits > 0
+        AND s.due_at > 0 AND s.due_at >= held.due_from AND s.due_at <= at
+    ) THEN
         RETURN;
     END IF;
     start := held.pending_from;
