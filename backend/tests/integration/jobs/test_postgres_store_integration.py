@@ -197,6 +197,24 @@ def test_a_claim_that_waited_for_its_job_misses_no_retry(
     assert sorted(taken) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("skip", [(), ("another",)], ids=["shortly", "the long way"])
+def test_a_worker_that_is_being_recovered_claims_nothing(
+    server_url: str, server_store: SqlStateStore, skip: tuple[str, ...]
+) -> None:
+    """A claim waits for who ends the worker's lease, which did not see that claim, and is refused then."""
+    submitted(server_store, 3)
+    claimed(server_store, 1)
+    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT id FROM holdfast_default.workers FOR UPDATE")
+        waiting = pool.submit(server_store.claim, "w1", 1, skip=skip)
+        until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
+        other.execute("DELETE FROM holdfast_default.workers")
+        other.commit()
+        with pytest.raises(LeaseLostError):
+            waiting.result(20)
+    assert server_store.job("job").counts.running == 1
+
+
 def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not true():

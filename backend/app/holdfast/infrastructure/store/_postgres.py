@@ -55,6 +55,7 @@ _SCHEMAS = (
 _WORDS = {
     "any": "= ANY(%s)",
     "lock": "FOR UPDATE",
+    "share": "FOR KEY SHARE",
     "skip": "FOR UPDATE SKIP LOCKED",
     "pending": "",
     "running": "",

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _WORKER = "SELECT id, host, pid, born, expires_at FROM @workers"
 _LEASE = "SELECT expires_at FROM @workers WHERE id = ?"
+# Who claims under it keeps others from recovering the worker until it commits: they would not see the claim.
+_LEASE_KEPT = f"{_LEASE} @share"
 _REGISTER = (
     "INSERT INTO @workers (id, host, pid, born, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
     "SET host = excluded.host, pid = excluded.pid, born = excluded.born, expires_at = excluded.expires_at"
@@ -118,8 +120,8 @@ def _worker(row: Sequence[Any]) -> WorkerRecord:
     return WorkerRecord(id=name, host=host, pid=pid, born=born, expires_at=expires_at)
 
 
-def _check_lease(tx: Transaction, worker: str) -> None:
-    row = tx.one(_LEASE, (worker,))
+def _check_lease(tx: Transaction, worker: str, text: str = _LEASE) -> None:
+    row = tx.one(text, (worker,))
     if row is None or row[0] <= tx.now:
         raise LeaseLostError(worker)
 
@@ -136,7 +138,7 @@ def claim(
     claimed = [] if skip or limit < 1 else _claim_shortly(tx, worker, limit, job, handlers)
     if claimed and (job is not None or len(claimed) == limit):
         return claimed
-    _check_lease(tx, worker)
+    _check_lease(tx, worker, _LEASE_KEPT)
     locks, passed = bool(claimed), False
     skip = {*skip, *(step.job for step in claimed)}
     for no, name, handler in _open(tx) if job is None else tx.all(_NAMED, (tx.now, job)):

@@ -60,6 +60,7 @@ _links: WeakSet[SqliteLink] = WeakSet()
 _WORDS = {
     "any": "IN (SELECT value FROM json_each(?))",
     "lock": "",
+    "share": "",
     "skip": "",
     # The planner judges an index by what it was when the table was analyzed, and may not use it when it matters.
     "pending": "INDEXED BY steps_pending",

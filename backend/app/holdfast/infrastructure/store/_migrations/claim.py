@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# It locks the job, then the steps, as everything else does. Where something is not as it must be, it changes and
-# returns nothing; then the long way is taken. Every 500 steps it looks where the pending ones begin.
+# It keeps the worker from being recovered meanwhile, locks the job, then the steps, as everything else does. Where
+# something is not as it must be, it changes and returns nothing; then the long way is taken. Every 500 steps it looks
+# where the pending ones begin.
 CLAIM = """
 CREATE OR REPLACE FUNCTION {schema}.claim(
     a_worker text, a_limit integer, a_job text, a_handlers text[], a_time float8, a_data text
@@ -23,6 +24,10 @@ DECLARE
     start integer;
     positions text;
 BEGIN
+    PERFORM 1 FROM {schema}.workers w WHERE w.id = a_worker AND expires_at > at FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     IF a_job IS NOT NULL THEN
         SELECT no INTO chosen FROM {schema}.jobs j
         WHERE j.id = a_job AND (cardinality(a_handlers) = 0 OR handler = ANY (a_handlers));
@@ -42,7 +47,7 @@ BEGIN
         RETURN;
     END IF;
     -- A statement of its own: what was committed while this waited for the job counts.
-    IF NOT EXISTS (SELECT 1 FROM {schema}.workers w WHERE w.id = a_worker AND expires_at > at) OR EXISTS (
+    IF EXISTS (
         SELECT 1 FROM {schema}.steps s WHERE s.job = held.no AND s.state = 'pending' AND s.waits > 0
         AND s.due_at > 0 AND s.due_at >= held.due_from AND s.due_at <= at
     ) THEN
