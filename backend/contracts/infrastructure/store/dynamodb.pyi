@@ -127,7 +127,7 @@ class DynamoStateStore:
     ) -> list[StepRecord]:
         """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError.
 
-        With `worker`, those that it holds: this takes no longer in a large job than in a small one.
+        With `worker`, those that it holds, which SQL stores find by an index.
         """
 
     def events(

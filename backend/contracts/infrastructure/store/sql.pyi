@@ -104,7 +104,7 @@ class SqlStateStore:
     ) -> list[StepRecord]:
         """Return steps in order, from the position after `after` on; strongly consistent. NotFoundError.
 
-        With `worker`, those that it holds: this takes no longer in a large job than in a small one.
+        With `worker`, those that it holds, which SQL stores find by an index.
         """
 
     def events(

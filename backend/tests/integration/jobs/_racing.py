@@ -11,6 +11,7 @@ from threading import Barrier
 from typing import Any
 
 import holdfast
+from backend.tests.integration._moto import ACCOUNT
 from backend.tests.integration.jobs._races import TASKS
 from holdfast.infrastructure.store.state import StateStore
 
@@ -47,13 +48,15 @@ def started() -> subprocess.Popen[str]:
     """Start a process that waits to be told."""
     root = Path(__file__).parents[4]
     roots = [str(Path(holdfast.__file__).parents[1]), str(root)]
+    path = os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", "backend.tests.integration.jobs._racer"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")])},
+        # It may be started before AWS is imitated, and race there later.
+        env={**os.environ, **ACCOUNT, "PYTHONPATH": path},
     )
 
 

@@ -12,7 +12,12 @@ import pytest
 from backend.tests.integration.resilience._driver import Compose, Driver, Scenario
 from backend.tests.integration.resilience._make import BUSY, Busy, Make, _over
 from backend.tests.integration.resilience._race import race
-from holdfast.infrastructure.resilience.concurrency_limit import AIMD, ConcurrencyLimit, Gradient2
+from holdfast.infrastructure.resilience.concurrency_limit import (
+    AIMD,
+    ConcurrencyLimit,
+    Gradient2,
+    StandingQueue,
+)
 from holdfast.infrastructure.resilience.errors import (
     CircuitOpenError,
     ConcurrencyLimitedError,
@@ -379,8 +384,8 @@ def kind_of(fn: Callable[[], object]) -> str:
     return "ok"
 
 
-@pytest.mark.parametrize("algorithm", [Gradient2(), AIMD()])
-def test_threads_and_tasks_share_one_limit(algorithm: Gradient2 | AIMD) -> None:
+@pytest.mark.parametrize("algorithm", [Gradient2(), AIMD(), StandingQueue(probe=3600)])
+def test_threads_and_tasks_share_one_limit(algorithm: Gradient2 | AIMD | StandingQueue) -> None:
     """Eight threads, four of them with fifty tasks each, never exceed the limit, and leave no place taken."""
     limit = ConcurrencyLimit(algorithm=algorithm, initial=12, max_limit=12, name="dependency")
     crowd = Crowd(limit)

@@ -37,7 +37,8 @@ class Pace:
         """Take an answer in."""
         self._number += 1
         first = self._number <= _WARM_UP
-        share = 1 / self._number if first else min(_HEAVIEST, (now - self._when) / self._memory)
+        # Threads may come a little out of order.
+        share = 1 / self._number if first else max(0.0, min(_HEAVIEST, (now - self._when) / self._memory))
         self._when = now
         # What is slow counts as just that, lest a queue be taken for normal while it grows.
         took = min(took, self.slow)
