@@ -168,9 +168,11 @@ class Coordinator:
     def _holds_up(self, one: Participant, real: float) -> bool:
         """Tell whether the others still wait for one that runs: longer if only a busy machine keeps it from running."""
         over = real - one.since - one.hold * self.patience
-        return over < 0 or (
-            over < STARVED * self.patience and one.thread is not None and _is_ready(one.thread)
-        )
+        return over < 0 or (over < STARVED * self.patience and any(map(_is_ready, self._threads_of(one))))
+
+    def _threads_of(self, one: Participant) -> set[threading.Thread]:
+        """Return the thread of one that runs; a job that is still queued may be about to begin in any other."""
+        return self._unknown() if one.thread is None else {one.thread}
 
     def _wake_first(self, waiting: list[Participant], real: float) -> None:
         first = min(waiting, key=lambda one: (one.due(self.now), one.order))

@@ -138,7 +138,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
         threads = executor is None or isinstance(executor, ThreadPoolExecutor)
-        work, forget = self.watch_job(func, hold=QUEUED if threads else RUN)
+        work, forget = self.watch_job(func, waits=threads)
         try:
             future = super().run_in_executor(executor, work if threads else func, *args)
         except BaseException:
@@ -148,15 +148,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
     def watch_job(
-        self, func: Callable[[*_Ts], _T], hold: int = QUEUED
+        self, func: Callable[[*_Ts], _T], *, waits: bool
     ) -> tuple[Callable[[*_Ts], _T], Callable[[], None]]:
-        """Let no time pass while a thread has a job; return the job for the thread, and what ends the watch."""
+        """Let no time pass while a thread has a job; return the job for the thread, and what ends the watch.
+
+        `waits`: it may have to wait for another job first, which may wait for time to pass.
+        """
         job = Participant("job in a thread")
 
         def work(*given: *_Ts) -> _T:
             return self.coordinator.work(job, func, *given)
 
-        self.coordinator.enter(job, hold=hold)
+        self.coordinator.enter(job, hold=QUEUED if waits else RUN)
         self._jobs.add(job)
         return work, lambda: self._forget(job)
 

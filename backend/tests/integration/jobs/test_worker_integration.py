@@ -1,6 +1,7 @@
 """A worker over a store: retries, bounds, limits, draining, leases; nothing is lost and nothing is done twice."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -577,6 +578,41 @@ def test_a_worker_that_lost_its_lease_records_nothing(desk: Desk) -> None:
 
     assert desk.results(job) == ["call 2"]
     assert desk.jobs.status(job).succeeded
+
+
+def test_a_lease_is_lost_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renewal that learns of the loss when the worker has begun anew already says nothing of the new lease."""
+    renew: Callable[..., Any] = desk.store.renew
+    register: Callable[..., Any] = desk.store.register
+    begun: list[str] = []
+    began_anew = threading.Event()
+
+    def late(store: Any, name: str, *given: Any) -> None:
+        if name == begun[0]:
+            assert began_anew.wait(10)
+        renew(name, *given)
+
+    def registered(store: Any, record: Any, lease: float) -> Any:
+        begun.append(record.id)
+        if len(begun) == 2:
+            began_anew.set()
+        return register(record, lease)
+
+    monkeypatch.setattr(type(desk.store), "renew", late)
+    monkeypatch.setattr(type(desk.store), "register", registered)
+
+    def do(row: float, call: Any) -> Takes:
+        return Takes(row if call.attempt == 1 else 1.0, call.attempt)
+
+    # With the first renewal, just after the loss, the first row ends, and the worker learns of it.
+    job = desk.submit([5.0, 30.0], desk.handler(do, idempotent=True))
+    worker = desk.worker(job=job.id)
+    desk.meanwhile((5.0, lambda: desk.store.recover([worker.id])), worker=worker)
+
+    assert desk.results(job) == [2, 2]
+    assert (len(begun), caplog.text.count("lost its lease")) == (2, 1)
 
 
 # What workers know --------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class Standing(State):
             self.admitted = now
             return now, None
         with _locks[self.place]:
-            change = self._doubt(now, running - 1) if silent else None
+            change = self._silent(now, running - 1) if silent else None
             if change is not None:
                 room = min(room, self.limit)
             if running > room and self.signed is not None and now - self.signed > self.spec.lift:
@@ -162,6 +162,10 @@ class Standing(State):
         if self.since is None:
             self.since = now
         return self._sign(now, running) if now - self.since >= self.pace.slow else None
+
+    def _silent(self, now: float, running: int) -> tuple[int, int] | None:
+        """Doubt what does not answer; after a first sign it fills the room that was left, which leaves no doubt."""
+        return self._doubt(now, running) if self.signed is None else self._sign(now, running)
 
     def _sign(self, now: float, running: int) -> tuple[int, int] | None:
         old, least = self.limit, self.config.min_limit

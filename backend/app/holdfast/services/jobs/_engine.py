@@ -389,7 +389,6 @@ class Engine:
     async def lose(self) -> None:
         """Begin anew after the lease was lost: what ran belongs to others now, and its outcome comes too late."""
         _log.warning("worker %s lost its lease; its calls are cancelled, it begins anew", self.id)
-        self.lost = False
         self.caller.forget()
         self.announced.clear()
         self.books.ready.clear()
@@ -398,6 +397,7 @@ class Engine:
         # Nobody else hears of them: what has been taken back is not taken back again.
         self.doubtful |= {ref.job for ref in recovered.ambiguous}
         await self.begin()
+        self.lost = False
         self.wake()
 
     async def end(self) -> None:

@@ -43,7 +43,7 @@ class Threads:
         future: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
         work: Callable[[], Any] = partial(function, *args, **named)
         if self._watch is not None:
-            work, forget = self._watch(work)
+            work, forget = self._watch(work, waits=not self._idle and self._begun >= self._most)
             future.add_done_callback(lambda _: forget())
         try:
             self._put(future, work)

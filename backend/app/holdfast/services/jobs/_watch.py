@@ -316,12 +316,13 @@ class Pulse:
     def _renew(self) -> float:
         """Prolong the lease; return the seconds until the next time."""
         engine = self._engine
+        name = engine.id
         try:
             _boundaries.reach("engine.before_renewal")
-            engine.store.renew(engine.id, engine.config.lease)
+            engine.store.renew(name, engine.config.lease)
             _boundaries.reach("engine.after_renewal")
         except LeaseLostError:
-            engine.loop.call_soon_threadsafe(_lost, engine)
+            engine.loop.call_soon_threadsafe(_lost, engine, name)
         except Exception as error:
             _log.warning("a worker's lease could not be renewed, trying again: %r", error)
             return engine.config.lease / 10
@@ -339,9 +340,11 @@ class Pulse:
                 self._done.wait(engine.config.poll)
 
 
-def _lost(engine: Engine) -> None:
-    engine.lost = True
-    engine.wake()
+def _lost(engine: Engine, name: str) -> None:
+    # Of a lease that was lost before, and that was noticed, it says nothing.
+    if name == engine.id:
+        engine.lost = True
+        engine.wake()
 
 
 async def stopped(*tasks: asyncio.Future[None]) -> None:
