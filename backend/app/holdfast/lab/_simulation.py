@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, breaker_of
 from holdfast.infrastructure.resilience.deadline import remaining
+from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.randomness import use_random
+from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.states import CircuitState
 from holdfast.lab import _chance
 from holdfast.lab._chance import Chance, mix
@@ -93,6 +95,8 @@ class Simulation:
         self._loop = asyncio.get_running_loop()
         self._zero = self._loop.time()
         self._over = self._loop.create_future()
+        if isinstance(self.subject.make, Policy):
+            _begin_anew(self.subject.make)
         self._build()
         for client in range(self.scenario.clients):
             self._start(client)
@@ -280,6 +284,15 @@ class Simulation:
         for call, task in [*self._running.items()]:
             if self.subject.asynchronous and self.chance.uniform(_chance.CANCEL, call.number) < share:
                 task.cancel()
+
+
+def _begin_anew(policy: Policy) -> None:
+    """Have a policy that all clients share forget other runs, and the clock that it was on."""
+    for part in policy._parts():
+        for one in (part, part.config.budget if isinstance(part, Retry) else None):
+            reset: Callable[[], None] | None = getattr(one, "reset", None)
+            if reset is not None:
+                reset()
 
 
 def _breakers(sends: list[Callable[[Call], Any]]) -> list[CircuitBreaker]:

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from holdfast import CircuitBreaker, Pipeline, Retry
+from holdfast import CircuitBreaker, Pipeline, Retry, RetryBudget, Window
+from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.lab import (
     Scenario,
     compare,
@@ -20,6 +21,7 @@ from holdfast.lab import (
     subject,
 )
 from holdfast.lab.measures import bootstrap
+from holdfast.testing import VirtualClock
 
 
 def retrying() -> Retry:
@@ -111,9 +113,21 @@ def test_intervals_hold_their_mean() -> None:
 def test_a_shared_policy_is_one_process(short_file: Path) -> None:
     """A policy that is given as it is, is shared by all clients; a function makes one for each."""
     scenario = load_scenarios(short_file)["outage"]
-    shared = CircuitBreaker("lab", min_calls=20, open_for=60.0)
+    shared = CircuitBreaker("lab", window=Window.consecutive(20), open_for=60.0)
     assert run(shared, scenario, seeds=1).measures[0].amplification < 0.1
     assert shared.state.value in {"open", "half-open"}
+
+
+def test_a_shared_policy_begins_anew_in_each_run(short_file: Path) -> None:
+    """What it learnt in other runs, or on the clock that it was made on, is no part of an experiment."""
+    scenario = load_scenarios(short_file)["outage"]
+    budget = RetryBudget("lab", ratio=0.1, min_per_second=0.1)
+    shared = Pipeline(Retry(3, budget=budget), CircuitBreaker("lab", open_for=60.0))
+    with use_clock(VirtualClock(1010.0)):
+        for _ in range(300):
+            shared.call(str)
+    together = run(shared, scenario, seeds=[0, 1]).digests
+    assert together == tuple(run(shared, scenario, seeds=[seed]).digests[0] for seed in (0, 1))
 
 
 def test_closed_clients_wait_for_their_answers() -> None:
