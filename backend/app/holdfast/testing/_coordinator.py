@@ -35,8 +35,8 @@ def _is_ready(thread: threading.Thread) -> bool:
         stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text(encoding="utf-8")
     except OSError:
         return False
-    # The name before may hold anything, parentheses too.
-    return stat.rpartition(")")[2].split()[0] == "R"
+    # The name before may hold anything, parentheses too. D: it waits for the disk, or for memory.
+    return stat.rpartition(")")[2].split()[0] in {"R", "D"}
 
 
 @dataclass(slots=True, eq=False)
