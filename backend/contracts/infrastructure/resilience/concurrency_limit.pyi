@@ -40,7 +40,7 @@ class StandingQueue:
     """No limit until answers stand in a queue: of `calls` calls in succession none was quick, or as many were dropped.
 
     Not quick is above 0.1 s, `tolerance` times the mean of `memory` seconds, and four deviations over it. First it
-    is 1.5 times what is in flight, 4 more at least; each further sign multiplies it by `backoff`, quick answers add 1 a
+    is 1.5 times what is in flight, 3 more at least; each further sign multiplies it by `backoff`, quick answers add 1 a
     round, `lift` seconds lift it; after `probe` seconds without an admission a call is made beyond it. Frozen. Sources:
     CoDel, RFC 8289 (no quick answer for a while, not a high average); RFC 6298 (deviations).
     """

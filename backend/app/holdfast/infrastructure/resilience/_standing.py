@@ -18,7 +18,7 @@ _DEVIATIONS = 4.0
 # Seconds; what takes less may be this process's own fault: its collector, its loop, its share of the processor.
 _LEAST = 0.1
 # A first sign may be chance: it leaves room for half as many calls as there are, and for so many at least.
-_SPARE = 4
+_SPARE = 3
 
 
 class Pace:
@@ -103,6 +103,8 @@ class Standing(State):
             if running > room and self.signed is not None and now - self.signed > self.spec.lift:
                 change, room = self._lift(), self.first
             if running > room and not self._probes(now):
+                # It asks nothing, and is not one that waits.
+                self.begun = max(0, self.begun - 1)
                 return None, change
             self.admitted = now
         return now, change
