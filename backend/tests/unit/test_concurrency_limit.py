@@ -23,6 +23,7 @@ from holdfast.infrastructure.resilience.concurrency_limit import (
     ConcurrencyLimit,
     ConcurrencyLimitConfig,
     Gradient2,
+    StandingQueue,
     concurrency_limit,
 )
 from holdfast.infrastructure.resilience.errors import (
@@ -784,3 +785,27 @@ def test_the_error_leaves_no_circle(driver: Driver) -> None:
         frames.append(at.tb_frame.f_code.co_filename)
         at = at.tb_next
     assert frames[-1].startswith("<holdfast concurrency_limit")
+
+
+class _Interrupting(Clock):
+    """The system's clock, until somebody presses Ctrl-C just as it is read."""
+
+    interrupted = False
+
+    def monotonic(self) -> float:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().monotonic()
+
+
+@pytest.mark.parametrize("algorithm", [AIMD(), StandingQueue()], ids=["AIMD", "StandingQueue"])
+@pytest.mark.parametrize("running", [0, 1])
+def test_an_interrupted_admission_takes_no_place(algorithm: AIMD | StandingQueue, running: int) -> None:
+    """Ctrl-C while a permit is made leaves no place taken, whether the call would be alone or not."""
+    clock = _Interrupting()
+    limit = ConcurrencyLimit(algorithm=algorithm, initial=2, clock=clock)
+    permits = [limit.admit() for _ in range(running)]
+    clock.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        limit.admit()
+    assert limit.running == len(permits)

@@ -227,18 +227,22 @@ class State:
     def admit(self) -> Permit:
         """Admit one call of normal priority."""
         out, label = self.out, self.config.name or "concurrency limit"
-        out.append(None)
-        running = len(out)
-        room = self.limit if self.config.priority is None else _share(self.limit, _TENTHS["normal"])
-        if running < self.least:
-            return Permit(self, (out, self.generation, 0), self.now())
-        admitted, change = self.entered(running, room)
-        if admitted is None:
+        try:
+            # The first thing in the block: an interrupt comes before this call or after it, and then the handler runs.
+            out.append(None)
+            running = len(out)
+            room = self.limit if self.config.priority is None else _share(self.limit, _TENTHS["normal"])
+            if running < self.least:
+                return Permit(self, (out, self.generation, 0), self.now())
+            admitted, change = self.entered(running, room)
+            self.tell(change, label)
+            if admitted is not None:
+                return Permit(self, (out, self.generation, running), admitted)
+        except BaseException:
             out.pop()
-        self.tell(change, label)
-        if admitted is None:
-            raise ConcurrencyLimitedError(self.refusal(label), None)
-        return Permit(self, (out, self.generation, running), admitted)
+            raise
+        out.pop()
+        raise ConcurrencyLimitedError(self.refusal(label), None)
 
     def settle(self, permit: Permit, failed: bool | None, hint: float | None = None) -> None:
         """Give a permit's place back, once, and take its latency or drop."""
