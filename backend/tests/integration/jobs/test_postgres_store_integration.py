@@ -163,7 +163,7 @@ def test_two_calls_of_a_bounded_tenant_begin_one_after_the_other(
         submitted(server_store, 1, job=job)
     server_store.register(worker("w1"), 60.0)
     refs = {step.job: ref(step) for step in server_store.claim("w1", 2)}
-    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, closing(psycopg.connect(server_url)) as other:
         other.execute("SELECT value FROM holdfast_default.limits FOR UPDATE")
         waiting = pool.submit(server_store.advance, "w1", (), [refs["mine"]])
         until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
@@ -180,7 +180,7 @@ def test_a_claim_that_waited_for_its_job_misses_no_retry(
     submitted(server_store, 3)
     [first] = claimed(server_store, 1)
     server_store.advance("w1", (), [first])
-    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, closing(psycopg.connect(server_url)) as other:
         other.execute("SELECT no FROM holdfast_default.jobs FOR UPDATE")
         waiting = pool.submit(server_store.claim, "w1", 1, job="job")
         until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
@@ -204,7 +204,7 @@ def test_a_worker_that_is_being_recovered_claims_nothing(
     """A claim waits for who ends the worker's lease, which did not see that claim, and is refused then."""
     submitted(server_store, 3)
     claimed(server_store, 1)
-    with closing(psycopg.connect(server_url)) as other, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, closing(psycopg.connect(server_url)) as other:
         other.execute("SELECT id FROM holdfast_default.workers FOR UPDATE")
         waiting = pool.submit(server_store.claim, "w1", 1, skip=skip)
         until(lambda: bool(ask(server_url, "SELECT 1 FROM pg_locks WHERE NOT granted")))
@@ -212,6 +212,20 @@ def test_a_worker_that_is_being_recovered_claims_nothing(
         other.commit()
         with pytest.raises(LeaseLostError):
             waiting.result(20)
+    assert server_store.job("job").counts.running == 1
+
+
+def test_a_recovery_waits_for_no_claim_of_those_who_live(
+    server_url: str, server_store: SqlStateStore
+) -> None:
+    """Who is in the middle of a claim keeps its own worker from being recovered, and no other."""
+    submitted(server_store, 3)
+    claimed(server_store, 1)
+    server_store.register(worker("w2"), 60.0)
+    server_store.claim("w2", 1)
+    with ThreadPoolExecutor(1) as pool, closing(psycopg.connect(server_url)) as other:
+        other.execute("SELECT id FROM holdfast_default.workers WHERE id = 'w1' FOR KEY SHARE")
+        assert pool.submit(server_store.recover, ["w2"]).result(20).workers == ("w2",)
     assert server_store.job("job").counts.running == 1
 
 

@@ -119,8 +119,8 @@ def test_silence_is_a_sign(known: Dependency, limit: ConcurrencyLimit, event_rec
     """Calls go out and nothing comes back, as long as is slow, twice: 1.5 times what is in flight, then less.
 
     0.1 s is usual, 0.3 s is slow. The call at 0.5 s is the fifth of which nothing was heard, and begins the doubt; at
-    0.9 s it has lasted: nine are in flight. Of the five from 1.0 s on nothing was heard at 1.4 s, which leaves no doubt:
-    of ten the half remains. What is refused then is no further sign.
+    0.9 s it has lasted: nine are in flight. Of the five from 1.0 s on nothing was heard at 1.4 s, which leaves no
+    doubt: of ten the half remains. What is refused then is no further sign.
     """
     outcomes = known.calls((20, 0.1, 1.0))
     assert [at for at, one in enumerate(outcomes) if one == "refused"] == [14, 15, 16, 17, 18, 19]

@@ -39,6 +39,8 @@ _WORKER = "SELECT id, host, pid, born, expires_at FROM @workers"
 _LEASE = "SELECT expires_at FROM @workers WHERE id = ?"
 # Who claims under it keeps others from recovering the worker until it commits: they would not see the claim.
 _LEASE_KEPT = f"{_LEASE} @share"
+# Of those who live none is locked: their claims need not wait.
+_DEAD = "SELECT id FROM @workers WHERE expires_at <= ? OR id @any ORDER BY id @lock"
 _REGISTER = (
     "INSERT INTO @workers (id, host, pid, born, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
     "SET host = excluded.host, pid = excluded.pid, born = excluded.born, expires_at = excluded.expires_at"
@@ -316,9 +318,8 @@ def retire(tx: Transaction, worker: str) -> Recovered:
 
 def recover(tx: Transaction, gone: Iterable[str], limit: int) -> Recovered:
     """Take steps from workers whose lease has ended, and from those `gone`."""
-    dead = set(gone)
-    known = tx.all("SELECT id, expires_at FROM @workers ORDER BY id @lock")
-    return _take(tx, [name for name, expires_at in known if name in dead or expires_at <= tx.now], limit)
+    dead = tx.among(_DEAD, list(set(gone)), (tx.now,))
+    return _take(tx, [name for (name,) in dead], limit)
 
 
 def _take(tx: Transaction, dead: Sequence[str], limit: int | None = None) -> Recovered:
