@@ -15,6 +15,7 @@ import pytest
 from holdfast.infrastructure.resilience.clock import SYSTEM, current_clock, use_clock
 from holdfast.testing import VirtualClock, no_wait
 from holdfast.testing._coordinator import Coordinator, Participant, _is_ready
+from holdfast.testing._loop import VirtualLoop
 
 Log = list[tuple[str, float]]
 HOUR = 3600.0
@@ -846,6 +847,30 @@ def test_jobs_queue_for_a_thread() -> None:
         clock.run(main())
 
     assert sorted(log) == [("a", 5.0), ("b", 5.0), ("c", 10.0), ("d", 10.0)]
+
+
+@pytest.mark.parametrize(("waits", "begins"), [(False, 0.0), (True, 10.0)], ids=["free", "queued"])
+def test_a_job_of_a_free_thread_is_waited_for_before_it_begins(*, waits: bool, begins: float) -> None:
+    """A thread that begins late, on a busy machine, finds no time passed; what may be queued is not waited for."""
+    clock, began = VirtualClock(patience=0.04), list[float]()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        job, forget = loop.watch_job(lambda: began.append(clock.elapsed), waits=waits)
+
+        def late() -> None:
+            SYSTEM.sleep(0.2)
+            job()
+
+        thread = threading.Thread(target=late)
+        thread.start()
+        await asyncio.sleep(10)
+        thread.join()
+        forget()
+
+    clock.run(main())
+    assert began == [begins]
 
 
 def test_an_abandoned_job_wakes_at_its_time(clock: VirtualClock) -> None:
