@@ -13,6 +13,7 @@ from backend.tests.integration._asgi import Application, AsgiServer
 from backend.tests.integration._client import Caller, Mode, SkippingClock, caller
 from backend.tests.integration._moto import ACCOUNT, Moto
 from backend.tests.integration._server import FaultyServer
+from backend.tests.integration._services import needed
 from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.infrastructure.resilience.policy import Policy
 
@@ -87,11 +88,7 @@ def redis_url() -> str:
 
 def require(problem: str | None, variable: str) -> None:
     """Skip if a server cannot be used, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
-    if problem is None:
-        return
-    if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
-        pytest.fail(f"{problem}, and HOLDFAST_REQUIRE_SERVICES=1")
-    pytest.skip(f"{problem}; start one, or say where it is in {variable}")
+    needed(problem, f"start one, or say where it is in {variable}")
 
 
 def redis_problem(url: str) -> str | None:

@@ -31,6 +31,7 @@ from holdfast.cli._jobs_open import (
 )
 from holdfast.infrastructure.store.state import JOB_ENDS, JobState
 from holdfast.services.jobs._calls import why_left
+from holdfast.services.jobs._pages import all_jobs
 from holdfast.services.jobs._process import leaving_when_stuck
 from holdfast.services.jobs.errors import NotConfirmedError
 from holdfast.services.jobs.preview import Preview
@@ -359,7 +360,7 @@ def _is_approved(job: JobRecord) -> bool:
 
 def _previewed(jobs: Jobs, digest: str, found: Handler) -> JobRecord | None:
     """Return the job that waits for the approval of a digest."""
-    waiting = jobs.find(states=[JobState.PREVIEWED], limit=10_000)
+    waiting = all_jobs(jobs.store, [JobState.PREVIEWED])
     job = next((job for job in waiting if job.digest == digest and job.new.handler == found.name), None)
     if job is not None:
         jobs.handlers.add(found)
@@ -417,7 +418,7 @@ def _tell_of_interrupted(jobs: Jobs, path: Path) -> None:
 
 def _refuse_twice(jobs: Jobs, path: Path, found: Handler) -> None:
     """Refuse to begin a file anew that was begun and has not ended: its rows would be done twice."""
-    for job in jobs.find(states=_OPEN, limit=10_000):
+    for job in all_jobs(jobs.store, _OPEN):
         same = job.new.settings.get(_SOURCE) == str(path) and job.new.handler == found.name
         if same and _is_approved(job):
             left = next((one for one in jobs.interrupted() if one.job.id == job.id), None)

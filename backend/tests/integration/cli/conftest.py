@@ -20,7 +20,7 @@ import holdfast
 from backend.tests.integration.cli._labels import Labels
 from backend.tests.integration.cli._terminal import Terminal
 from backend.tests.integration.jobs._homes import own_database
-from backend.tests.integration.jobs._kill_outages import Cluster, programs
+from backend.tests.integration.jobs._kill_outages import Cluster, need_programs
 from holdfast.cli.main import main
 from holdfast.infrastructure.store.sql import drop_tenant, tenants
 
@@ -296,9 +296,8 @@ def stranger(jobs_database: str) -> Iterator[str]:
 
 @pytest.fixture
 def guarded() -> Iterator[str]:
-    """Give the URL of a PostgreSQL of the test's own that asks for a password, where its programs are installed."""
-    if programs() is None:
-        pytest.skip("PostgreSQL's own programs, initdb and pg_ctl, are not installed")
+    """Give the URL of a PostgreSQL of the test's own that asks for a password."""
+    need_programs()
     # Not below pytest's folder, where the server's user may not look.
     with TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), password=PASSWORD)

@@ -174,6 +174,35 @@ def test_another_process_cancels_what_runs(runs: Runs, start_runs: Start) -> Non
     assert not lives("mark")
 
 
+def test_a_run_that_is_cancelled_as_a_job_is_finished(
+    runs: Runs, start_runs: Start, run: Callable[..., Said]
+) -> None:
+    """`jobs cancel` knows nothing of runs: whoever serves kills the order, or finishes what never began."""
+    hangs = submit(runs, order("a", commands=[hanging("mark")], timeout=600), order("b", "a"))
+    server = start_runs("serve", "--every", "100ms")
+    wait_until(begun("mark"))
+    assert run("jobs", "cancel", hangs, "--yes").code == 0
+    out, _ = server.communicate(timeout=30)
+    assert (server.returncode, f"run {hangs}: cancelled" in out) == (1, True)
+    assert not lives("mark")
+
+    waits = submit(runs, order("a"), order("b", "a"))
+    assert run("jobs", "cancel", waits, "--yes").code == 0
+    served = runs("serve")
+    assert (served.code, f"run {waits}: cancelled" in served.out) == (1, True)
+    assert [runs("status", one, "--json").facts["finished"] for one in (hangs, waits)] == [True, True]
+    comments = [path.read_text(encoding="utf-8") for path in Path("holdfast-runs", "comments").iterdir()]
+    assert [comment.count("**: cancelled") for comment in comments] == [1, 1]
+
+
+def test_what_waits_for_an_order_that_is_skipped_runs(runs: Runs, run: Callable[..., Said]) -> None:
+    """`jobs skip` decides about one order; the next `serve` does the rest, and the run succeeds."""
+    graph = submit(runs, order("a", commands=["exit 3"]), order("b", "a"))
+    assert run("jobs", "skip", graph, "a", "--yes").code == 0
+    assert runs("serve").code == 0
+    assert states(runs, graph) == {"a": "skipped", "b": "succeeded"}
+
+
 def test_ctrl_c_lets_orders_end(runs: Runs, start_runs: Start) -> None:
     """What runs ends and is recorded, nothing more begins, the code is 130; the next `serve` goes on."""
     gate = Path("gate").absolute()

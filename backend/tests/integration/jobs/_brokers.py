@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from backend.tests.integration.jobs._kill_outages import Cluster, programs
+from backend.tests.integration._services import needed
+from backend.tests.integration.jobs._kill_outages import APART, Cluster, need_programs
 from backend.tests.integration.jobs._outside import until
 
 
@@ -142,19 +143,21 @@ def rabbitmq_program() -> str | None:
     return str(found) if found.exists() else shutil.which("rabbitmq-server")
 
 
-def missing(kind: str) -> str | None:
-    """Say which program is missing, if any, to start a server: "redis", "rabbitmq", or "" for PostgreSQL."""
-    if not kind and programs() is None:
-        return "PostgreSQL's own programs, initdb and pg_ctl, are not installed"
-    if kind == "redis" and shutil.which("redis-server") is None:
-        return "redis-server is not installed"
-    if kind == "rabbitmq" and (rabbitmq_program() is None or shutil.which("epmd") is None):
-        return "rabbitmq-server is not installed"
-    return None
+def need_server(kind: str) -> None:
+    """Skip without the programs of a server, or fail if HOLDFAST_REQUIRE_SERVICES=1: of which, as `server` says."""
+    if not kind:
+        need_programs()
+        return
+    is_there = {
+        "redis": shutil.which("redis-server"),
+        "rabbitmq": rabbitmq_program() and shutil.which("epmd"),
+    }
+    program = f"{kind}-server"
+    needed(None if is_there[kind] else f"{program} is not installed", f"install {program}, {APART}")
 
 
 def server(kind: str, folder: Path) -> Server:
-    """Start a server of a kind, with what it keeps in a folder."""
+    """Start a server of a kind, "redis", "rabbitmq", or "" for PostgreSQL, with what it keeps in a folder."""
     if not kind:
         return Cluster(folder, connections=60)
     made = Redis(folder) if kind == "redis" else RabbitMQ(folder)

@@ -12,11 +12,15 @@ from typing import Any
 
 import psycopg
 
+from backend.tests.integration._services import needed
 from backend.tests.integration.jobs._kill_job import JOB, Plan
 from backend.tests.integration.jobs._kill_worker import KILLED, Nursery
 from backend.tests.integration.jobs._outside import until
 from holdfast.infrastructure.store.state import StateStore
 
+APART = "whose server is started beside the one that all tests share, and killed"
+"""What a program is needed for, although its server answers."""
+INSTALLED = Path("/usr/lib/postgresql")
 TERMINATE = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -52,9 +56,15 @@ def terminate(url: str) -> int:
         return int(found[0]) if found else 0
 
 
+def need_programs() -> None:
+    """Skip without PostgreSQL's own programs, or fail if HOLDFAST_REQUIRE_SERVICES=1."""
+    problem = "PostgreSQL's own programs, initdb and pg_ctl, are not installed"
+    needed(None if programs() else problem, f"install postgresql, {APART}")
+
+
 def programs() -> Path | None:
     """Return the folder of PostgreSQL's own programs, if there is one."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    found = sorted(INSTALLED.glob("*/bin/pg_ctl"))
     on_path = shutil.which("pg_ctl")
     if on_path is not None:
         return Path(os.path.realpath(on_path)).parent

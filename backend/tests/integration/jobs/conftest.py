@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sql
 
 from backend.tests.integration._moto import client, hooked
-from backend.tests.integration.jobs._brokers import Server, missing, server
+from backend.tests.integration.jobs._brokers import Server, need_server, server
 from backend.tests.integration.jobs._desk import Desk, Letterbox, Mode
 from backend.tests.integration.jobs._files import WriteWorkbook, write_workbook
 from backend.tests.integration.jobs._fleet import WAYS, Fleet, Post, Way, gate, through
@@ -37,7 +37,7 @@ from backend.tests.integration.jobs._homes import (
 )
 from backend.tests.integration.jobs._kill_job import Plan
 from backend.tests.integration.jobs._kill_matrix import ORDERS, Nurseries
-from backend.tests.integration.jobs._kill_outages import Cluster, programs, terminate
+from backend.tests.integration.jobs._kill_outages import Cluster, need_programs, terminate
 from backend.tests.integration.jobs._kill_service import Labels
 from backend.tests.integration.jobs._kill_worker import Nursery
 from backend.tests.integration.jobs._ledger import Ledger
@@ -344,9 +344,8 @@ def second() -> Iterator[Nursery]:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """Give a PostgreSQL of the test's own, where its programs are installed."""
-    if programs() is None:
-        pytest.skip("PostgreSQL's own programs, initdb and pg_ctl, are not installed")
+    """Give a PostgreSQL of the test's own."""
+    need_programs()
     # Not below pytest's folder, where the server's user may not look.
     with TemporaryDirectory() as folder:
         made = Cluster(Path(folder))
@@ -472,9 +471,7 @@ def way(request: pytest.FixtureRequest, fleet_store: str) -> Iterator[Way]:
 def own_way(request: pytest.FixtureRequest) -> Iterator[tuple[Way, Server]]:
     """Run the test with each engine: give the way, and the server that carries its tickets, of the test's own."""
     executor, _, broker = request.param.partition("-")
-    problem = missing(broker)
-    if problem is not None:
-        pytest.skip(problem)
+    need_server(broker)
     # Not below pytest's folder, where the user of a server may not look.
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made = server(broker, Path(folder))

@@ -1,15 +1,25 @@
 """Fleets × servers that die: the broker, or the database with the tickets, is killed in the middle and comes back."""
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+from backend.tests.integration.jobs import _kill_outages
 from backend.tests.integration.jobs._audit import check, dump
-from backend.tests.integration.jobs._brokers import Server
+from backend.tests.integration.jobs._brokers import Server, need_server
 from backend.tests.integration.jobs._fleet import Fleet, Way, gate
 from backend.tests.integration.jobs._outside import asked, calls, until
 from backend.tests.integration.jobs.test_outages_integration import patience
 from holdfast.services.jobs import open_jobs
 
+PROGRAMS = {
+    "redis": "redis-server is not installed",
+    "rabbitmq": "rabbitmq-server is not installed",
+    "": "PostgreSQL's own programs, initdb and pg_ctl, are not installed",
+}
 STEPS = 200
 LEASE = 4.0
 # Seconds for which nothing answers, so that those who wait longer each time would be late.
@@ -49,3 +59,17 @@ def test_what_carries_tickets_may_be_killed(
     assert len(calls(fleet.outside)) == STEPS
     assert went_on < 2.0 + patience()
     assert ended < LEASE + 2.0 + STEPS * 0.04 / 4 + patience()
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_server_that_is_not_installed_is_missed_where_it_is_required(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then its tests fail, else they are skipped; both say which program is missing, and what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(_kill_outages, "INSTALLED", tmp_path)
+    said = rf"^{re.escape(PROGRAMS[kind])}(, and HOLDFAST_REQUIRE_SERVICES=1)?; install \S+, whose server is started"
+    for required, outcome in (("1", pytest.fail.Exception), ("0", pytest.skip.Exception)):
+        monkeypatch.setenv("HOLDFAST_REQUIRE_SERVICES", required)
+        with pytest.raises(outcome, match=said):
+            need_server(kind)

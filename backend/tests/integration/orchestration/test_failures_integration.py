@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from backend.tests.integration.jobs._homes import Home
+from backend.tests.integration.jobs._ledger import made, outcome, ref, worker
 from backend.tests.integration.orchestration._faults import Between, Crash, Crashes
 from backend.tests.integration.orchestration._yard import Yard, order, request
-from holdfast.infrastructure.store.state import IllegalTransition, JobState, StepState
+from holdfast.infrastructure.store.state import IllegalTransition, JobState, NewJob, StepState
+from holdfast.services.jobs import Jobs
 from holdfast.services.jobs.errors import NotEndedError
 from holdfast.services.jobs.graphs import RequestRefusedError, Verdict
 
@@ -183,6 +186,81 @@ def test_a_cancelled_order_that_says_nothing_times_out(yard: Yard) -> None:
     yard.clock.advance(60)
     assert yard.runs.watchdog(run, 1) is Verdict.TIMED_OUT
     assert yard.done(run)["status"] == "cancelled"
+
+
+def test_a_run_that_is_cancelled_as_a_job_ends_at_the_next_look(yard: Yard, home: Home) -> None:
+    """By a process that knows nothing of runs: what runs is told to end, then come the summary and the comment."""
+    answer = yard.runs.submit(request(order("a"), order("b", "a")))
+    yard.runs.evaluate(answer.run_id)
+    Jobs(home.open(clock=yard.clock)).cancel(answer.run_id, reason="not needed")
+    assert yard.again().tick() == [answer.run_id]
+    assert yard.puppets.cancelled == ["a"]
+    assert not yard.runs.status(answer.run_id).finished
+    yard.say(answer.run_id, "a", "failed", error="it was cancelled")
+    assert yard.states(answer.run_id) == {"a": S.FAILED, "b": S.CANCELLED}
+    assert (yard.ends(answer.run_id), yard.done(answer.run_id)["status"]) == (["cancelled"], "cancelled")
+    assert "**: cancelled" in yard.comment(answer)
+    assert yard.again().tick() == []
+
+
+@pytest.mark.parametrize("way", ["cancelled", "skipped"])
+def test_a_run_that_ends_as_a_job_before_it_began_is_finished(yard: Yard, home: Home, way: str) -> None:
+    """Nobody had evaluated it, and no event comes: the next look writes its summary and its comment."""
+    answer = yard.runs.submit(request(order("a"), order("b", "a")))
+    jobs = Jobs(home.open(clock=yard.clock))
+    ended = jobs.cancel(answer.run_id) if way == "cancelled" else jobs.skip(answer.run_id, "a", "b")
+    yard.again().tick()
+    assert yard.done(answer.run_id)["counts"] == {way: 2}
+    assert f"**: {ended.state}" in yard.comment(answer)
+    assert yard.puppets.started == []
+    assert yard.again().tick() == []
+
+
+def test_a_run_whose_end_was_cut_short_is_finished(yard: Yard) -> None:
+    """Its last result is recorded, its evaluator died before the summary, no event comes: the next look finds it."""
+    run = yard.submit(order("a"))
+    yard.blobs.put(f"tmp/callbacks/runs/{run}/0001/result.json", b'{"status": "succeeded"}')
+
+    class Dying(Between):
+        def put(self, key: str, data: bytes) -> bool:
+            raise Crash
+
+    with pytest.raises(Crash):
+        yard.again(blobs=Dying(yard.blobs, lambda call: call())).evaluate(run)
+    assert yard.clock is not None
+    yard.clock.advance(60)
+    assert yard.again().tick() == [run]
+    assert yard.done(run)["status"] == "succeeded"
+    assert yard.again().tick() == []
+
+
+def test_a_run_hides_no_job_that_was_left_behind(yard: Yard) -> None:
+    """Whoever holds its orders works on nothing else, and is no sign that the run was left behind."""
+    yard.store.create_job(NewJob(id="left", handler="ship"), made(2))
+    yard.store.register(worker("w1"), 60.0)
+    [claimed] = yard.store.claim("w1", 1)
+    yard.store.advance("w1", begin=[ref(claimed)])
+    yard.store.advance("w1", [outcome(ref(claimed))])
+    yard.store.retire("w1")
+    yard.runs.submit(request(order("a")))
+    yard.submit(order("b"))
+    assert [one.job.id for one in Jobs(yard.store).interrupted()] == ["left"]
+
+
+def test_what_waits_for_a_skipped_order_starts_at_the_next_look(yard: Yard, home: Home) -> None:
+    """Skipped by a process that knows nothing of runs; the run succeeds."""
+    yard.puppets.room = False
+    run = yard.submit(order("a"), order("b", "a"), order("c", "b"))
+    yard.puppets.room = True
+    yard.runs.evaluate(run)
+    Jobs(home.open(clock=yard.clock)).skip(run, "b", reason="not today", by="ann")
+    assert yard.states(run) == {"a": S.RUNNING, "b": S.SKIPPED, "c": S.PENDING}
+    yard.say(run, "a")
+    yard.again().tick()
+    assert yard.puppets.started == ["a", "c"]
+    yard.say(run, "c")
+    done = yard.done(run)
+    assert (done["status"], done["orders"]["b"]["error"]) == ("succeeded", "not today")
 
 
 def failed_run(yard: Yard) -> str:

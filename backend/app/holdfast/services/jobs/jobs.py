@@ -28,6 +28,7 @@ from holdfast.services.jobs import _again, _files, _follow, _process, _review, _
 from holdfast.services.jobs._calls import Caller
 from holdfast.services.jobs._outcomes import stored_backoff, text
 from holdfast.services.jobs._pages import all_jobs
+from holdfast.services.jobs._runs import run_of
 from holdfast.services.jobs.errors import NotApprovedError, NotConfirmedError, NotEndedError
 from holdfast.services.jobs.handlers import Done, Function, Handler, Handlers, NotDone
 from holdfast.services.jobs.modes import Mode, Session
@@ -559,7 +560,7 @@ class Jobs:
         living = self._living()
         found = (self._left_behind(job, living) for job in all_jobs(self._store, _OPEN))
         left = [one for one in found if one is not None]
-        return left if living else left + self._unwritten()
+        return left if _working(living) else left + self._unwritten()
 
     def _unwritten(self) -> list[Interrupted]:
         """Return the jobs that have ended and whose results have not all been written back."""
@@ -583,7 +584,8 @@ class Jobs:
     def _left_behind(self, job: JobRecord, living: set[str]) -> Interrupted | None:
         held = self._held(job.id, living, others=True) if job.counts.running else []
         left = job.counts.pending + job.counts.running
-        stands = job.state is JobState.RUNNING and not living and (left or job.counts.needs_review)
+        idle = job.state is JobState.RUNNING and not _working(living, job.id)
+        stands = idle and (left or job.counts.needs_review)
         if not held and not stands:
             return None
         ambiguous = 0 if job.new.idempotent else sum(step.begun for step in held)
@@ -780,6 +782,11 @@ def _changed(before: Progress | None, now: Progress) -> bool:
     if before is None:
         return True
     return (before.state, before.counts, before.unwritten) != (now.state, now.counts, now.unwritten)
+
+
+def _working(living: set[str], job: str | None = None) -> bool:
+    """Return whether somebody lives who may work on a job: what holds the orders of a run works on no other."""
+    return any(run_of(worker) in {None, job} for worker in living)
 
 
 def _finished_before(job: JobRecord, before: float) -> bool:

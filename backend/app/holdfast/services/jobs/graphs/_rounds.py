@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.infrastructure.resilience.clock import current_clock
@@ -25,11 +26,12 @@ from holdfast.infrastructure.store.state import (
     StepState,
     WorkerRecord,
 )
+from holdfast.services.jobs._runs import worker_of
 from holdfast.services.jobs.graphs import _comment, _keys, _results
 from holdfast.services.jobs.graphs.ports import Comment, Work, first_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from holdfast.infrastructure.store.blob import BlobStore
     from holdfast.infrastructure.store.state import JobRecord, Lock, StateStore, StepRecord
@@ -40,7 +42,6 @@ _log = logging.getLogger("holdfast.jobs")
 # all the same, orders are dispatched again, and start once.
 _LEASE = 3600.0
 _LONGEST = 10 * 365 * 86_400.0
-_WORKER = "run/"
 _TOLD = frozenset({JobState.CANCELLED, JobState.TIMED_OUT, JobState.EXPIRED})
 # Seconds; a thread costs about a fifth of that.
 _SLOW = 0.002
@@ -92,12 +93,25 @@ class Evaluator:
 
     def evaluate(self, run: str) -> bool:
         """Evaluate until there is nothing new; False if somebody else does, and was told. NotFoundError."""
+        return self._under_lock(run, partial(self._until_clean, run))
+
+    def enlist(self, job: JobRecord) -> None:
+        """Have a run looked after until it is finished, though it may end before anybody evaluates it."""
+        self._under_lock(job.id, partial(self._enlist, job))
+
+    def _enlist(self, job: JobRecord, lock: Lock) -> None:
+        self._worker(job, _LONGEST)
+        if not self.store.unlock(lock):
+            self._until_clean(job.id, lock)
+
+    def _under_lock(self, run: str, act: Callable[[Lock], None]) -> bool:
+        """Act, again if it took longer than the lock, which it gives back; False if somebody else evaluates the run."""
         while True:
             lock = self._lock(run)
             if lock is None:
                 return False
             try:
-                self._until_clean(run, lock)
+                act(lock)
                 return True
             except LeaseLostError:
                 _log.warning("an evaluation of run %s took longer than its lock; it begins again", run)
@@ -140,6 +154,8 @@ class Evaluator:
     def _round(self, run: str) -> None:
         job = self.store.job(run)
         if job.state in JOB_ENDS and self.blobs.exists(_keys.done(run)):
+            # Who stored the summary may have died with it.
+            self.store.retire(worker_of(run))
             return
         worker = self._worker(job)
         left = self._take_results(worker, job)
@@ -149,10 +165,11 @@ class Evaluator:
         if job.state in JOB_ENDS:
             self._end(worker, job)
 
-    def _worker(self, job: JobRecord) -> str:
+    def _worker(self, job: JobRecord, lease: float | None = None) -> str:
         """Return the name under which a run's orders are held, which has a lease as long as the run may go on."""
         worker = worker_of(job.id)
-        lease = _LEASE + (_LONGEST if job.new.job_timeout is None else job.new.job_timeout)
+        if lease is None:
+            lease = _LEASE + (_LONGEST if job.new.job_timeout is None else job.new.job_timeout)
         try:
             self.store.renew(worker, lease)
         except LeaseLostError:
@@ -279,9 +296,10 @@ class Evaluator:
             for step in running:
                 self.cancel(work_of(job.id, step))
             return
-        self.store.retire(worker)
         self.tell(job, steps)
         self.blobs.put(_keys.done(job.id), summary(job, steps))
+        # Not before: whoever looks after the run finds it by its worker.
+        self.store.retire(worker)
 
     def _take_back(self, worker: str, reserved: Sequence[StepRecord]) -> None:
         """Hand back orders that were reserved; a crash may have hidden that one was dispatched."""
@@ -327,16 +345,6 @@ class Evaluator:
             after = found[-1].position
             if len(found) < PAGE:
                 return
-
-
-def worker_of(run: str) -> str:
-    """Return the name under which the orders of a run are held until it is finished."""
-    return f"{_WORKER}{run}"
-
-
-def run_of(worker: str) -> str | None:
-    """Return the run of which a worker holds the orders; None if it is another's."""
-    return worker.removeprefix(_WORKER) if worker.startswith(_WORKER) else None
 
 
 def work_of(run: str, step: StepRecord) -> Work:

@@ -21,9 +21,10 @@ from holdfast.infrastructure.store.state import (
     SubmissionError,
 )
 from holdfast.services.jobs._pages import all_jobs
+from holdfast.services.jobs._runs import run_of, worker_of
 from holdfast.services.jobs.errors import NotEndedError
 from holdfast.services.jobs.graphs import _archive, _keys, _results
-from holdfast.services.jobs.graphs._rounds import GROUP, Evaluator, run_of, run_status, work_of, worker_of
+from holdfast.services.jobs.graphs._rounds import GROUP, Evaluator, run_status, work_of
 from holdfast.services.jobs.graphs.delivery import read_delivery
 from holdfast.services.jobs.graphs.request import RequestRefusedError, parse_request
 
@@ -407,6 +408,7 @@ class Runs:
         trigger, settings = _keys.result(job.id, 0), job.new.settings
         if not self._blobs.exists(trigger):
             self._evaluator.tell(job, steps)
+            self._evaluator.enlist(job)
             if self._timer is not None:
                 self._timer.watch(job.id, 0, self._store.now() + (job.new.job_timeout or 0.0))
             self._blobs.put(trigger, b'{"status": "submitted"}')
