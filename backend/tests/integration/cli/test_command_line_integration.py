@@ -118,6 +118,30 @@ def test_every_fault_of_a_configuration_is_told(run: Run, shop: Path) -> None:
     assert len(run("config", "validate", "bad.json", "--json").facts["faults"]) == 3
 
 
+def test_a_file_is_checked_as_the_service_reads_it(run: Run, shop: Path) -> None:
+    """`config validate` knows what a file may say besides, `preset` and `enabled`, and how long it may be."""
+    (shop / "good.toml").write_text(
+        'preset = "production"\nenabled = true\nretry_attempts = 4', encoding="utf-8"
+    )
+    (shop / "long.json").write_text(GOOD + " " * 5000, encoding="utf-8")
+    (shop / "bad.toml").write_text('preset = "prodution"\nenabled = "no"', encoding="utf-8")
+    assert [run("config", "validate", name).code for name in ("good.toml", "long.json")] == [0, 0]
+    enabled, preset = run("config", "validate", "bad.toml").out.splitlines()
+    assert enabled == "error: enabled = 'no' is no switch; give true or false"
+    assert preset.startswith(
+        "error: preset = 'prodution' is no preset; give one of simple, development, production"
+    )
+
+
+def test_a_fault_names_the_value_and_what_is_allowed(run: Run, shop: Path) -> None:
+    """A fault or a warning of `config validate` is one sentence: the field, its value, and what to give instead."""
+    (shop / "bad.json").write_text('{"retry_attempts": 40}', encoding="utf-8")
+    said = run("config", "validate", "bad.json").out.splitlines()[0]
+    assert (
+        said == "error: retry_attempts = 40 is out of range; give a whole number from 1 to 10, for example 10"
+    )
+
+
 def test_what_cannot_be_read_is_wrong_use(run: Run) -> None:
     """A file that is not there ends with 2."""
     said = run("config", "validate", "absent.json")
