@@ -70,6 +70,33 @@ def test_a_module_that_fails_to_import_says_why(run: Run, shop: Path) -> None:
     ) == (2, "error: broken cannot be imported: ZeroDivisionError: division by zero (broken.py, line 1)\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("lab run --seeds -1", "error: --seeds is '-1': Input should be greater than or equal to 1"),
+        ("serve --port many", "error: --port is 'many': Input should be a valid integer"),
+        (
+            "jobs run orders.csv app:ship --rate fast",
+            "error: --rate: 'fast' is no rate: write for example 20/s",
+        ),
+        ("jobs run orders.csv app:ship --concurency 3", "--concurency (Possible options: --concurrency)"),
+        ("explain", "error: Missing argument 'target'"),
+    ],
+)
+def test_a_wrong_option_is_named(run: Run, arguments: str, said: str) -> None:
+    """What is wrong with an option names it, its value and what it may be; a misspelt one, what was meant."""
+    found = run(*arguments.split())
+    assert (found.code, found.out) == (2, "")
+    assert said in found.err
+
+
+def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
+    """`holdfast config` alone prints its help, which is no error message, and ends with 2."""
+    found = run("config")
+    assert found.code == 2
+    assert found.err.startswith("Usage: holdfast config [OPTIONS] COMMAND")
+
+
 def test_presets_are_listed(run: Run) -> None:
     """`presets` lists presets, strategies and templates; as JSON, with their numbers."""
     assert re.search(r"production +5 +10 +120 +conservative", run("presets").out)
