@@ -125,6 +125,8 @@ def serve(
     from holdfast.api.internal.resilience.app import serve as serve_api
     from holdfast.services.jobs.errors import HandlerNotFoundError
 
+    if module is not None:
+        load(module.partition(":")[0])
     try:
         serve_api(host=host, port=port, app=module, store=store, handlers=handler or ())
     except HandlerNotFoundError as error:

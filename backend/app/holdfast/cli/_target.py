@@ -11,6 +11,8 @@ from typing import Any
 
 from holdfast.cli._exit import Code, Stop
 
+_OURS = str(Path(__file__).parents[1])
+
 
 def find(target: str) -> Any:
     """Return the object `module:name` (or `module:name.attribute`), looked for in the current folder, too."""
@@ -57,8 +59,9 @@ def load(module_name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """Return where an error was raised, unless it says so itself."""
+    """Return where an error was raised, unless it says so itself: the line of whoever called what is ours."""
     if isinstance(error, SyntaxError):
         return ""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((one for one in reversed(frames) if not one.filename.startswith(_OURS)), frames[-1])
     return f" ({Path(last.filename).name}, line {last.lineno})"

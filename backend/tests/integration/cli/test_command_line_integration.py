@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,40 @@ def test_a_module_that_fails_to_import_says_why(run: Run, shop: Path) -> None:
         found.code,
         found.err,
     ) == (2, "error: broken cannot be imported: ZeroDivisionError: division by zero (broken.py, line 1)\n")
+
+
+def test_an_import_that_we_refuse_says_where_it_asked(run: Run, shop: Path) -> None:
+    """Of an error that holdfast raises while a module is imported the line of that module is told, not holdfast's."""
+    (shop / "wrong.py").write_text("from holdfast import timeout\n\ncall = timeout('2')\n", encoding="utf-8")
+    assert run("explain", "wrong:call").err.endswith(" (wrong.py, line 3)\n")
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("absent", "there is no module 'absent' here"),
+        ("broken", "broken cannot be imported: ZeroDivisionError: division by zero (broken.py, line 1)"),
+        ("shop:absent", "serve: app = 'shop:absent' has no 'absent'; give module:name"),
+    ],
+)
+def test_what_cannot_be_served_is_wrong_use(run: Run, shop: Path, app: str, said: str) -> None:
+    """`serve` of a module that is not there or cannot be imported ends with 2 and says why."""
+    (shop / "broken.py").write_text("1 / 0", encoding="utf-8")
+    found = run("serve", app)
+    assert (found.code, found.out) == (2, "")
+    assert said in found.err
+
+
+def test_a_port_in_use_is_wrong_use(run: Run, shop: Path) -> None:
+    """`serve` at an address that somebody has ends with 2, names it, and says what to give."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        found = run("serve", "--port", address.partition(":")[2])
+    assert (found.code, found.out) == (2, "")
+    assert found.err == (
+        f"error: serve: address = {address!r} cannot be had: Address already in use; "
+        "give an address of this machine, and a port that is free; 0 is any\n"
+    )
 
 
 @pytest.mark.parametrize(
