@@ -202,6 +202,11 @@ def left_behind(one: Interrupted) -> list[str]:
     return [said, *(f"  {meaning[choice]:{width}}  {what[choice]}" for choice in one.choices)]
 
 
+def standstill(found: Sequence[Interrupted]) -> list[str]:
+    """Return the lines that say that nobody works on a job, and the choices; none if that is not so."""
+    return [line for one in found for line in ("nobody works on it:", *left_behind(one)[1:])]
+
+
 def step_facts(step: StepRecord) -> dict[str, Any]:
     """Return a step as plain values."""
     return {
