@@ -94,6 +94,9 @@ def test_a_wrong_handler_is_wrong_use(jobs: Jobs, orders: Path, target: str, sai
         (["run", "orders.csv", "app:ship", "--rate", "0/s"], "'0/s' is no rate"),
         (["run", "orders.csv", "app:ship", "--step-timeout", "long"], "'long' is no duration"),
         (["run", "orders.csv", "app:ship", "--on-error", "cry"], "--on-error is 'cry'"),
+        (["run", "orders.csv", "app:ship", "--on-error", "-5%"], "--on-error is '-5%': give continue"),
+        (["run", "orders.csv", "app:ship", "--on-error", "500%"], "--on-error is '500%': give continue"),
+        (["run", "orders.csv", "app:ship", "--on-error", "0"], "--on-error is '0': give continue"),
         (["run", "orders.csv", "app:ship", "--write-back", "=x"], "--write-back is '=x'"),
         (["run", "orders.csv", "app:ship", "--record", "some"], "--record is 'some'"),
         (["run", "orders.csv", "app:ship", "--store", "orders"], "'orders' names no store"),
@@ -348,7 +351,8 @@ def test_rows_are_skipped(jobs: Jobs, labels: Labels) -> None:
     job = jobs("preview", "orders.csv", "app:ship", "--json").facts["job"]
     keys = [row["key"] for row in exported(jobs, job)]
     refused = jobs("skip", job, keys[1], "nobody", "--yes")
-    assert (refused.code, f"no step 'nobody of job {job}'" in refused.err) == (2, True)
+    assert (refused.code, f"no step 'nobody' of job {job} in" in refused.err) == (2, True)
+    assert refused.err.endswith("list what there is to see the ids: holdfast jobs export JOB FILE\n")
     facts = jobs("skip", job, keys[1], keys[4], "--yes", "--reason", "sold out", "--json").facts
     assert (facts["counts"]["skipped"], facts["counts"]["pending"]) == (2, 8)
     assert jobs("skip", job, keys[7], "--yes").out == (
