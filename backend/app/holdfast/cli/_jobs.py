@@ -46,11 +46,12 @@ def status(job: JobId, store: Store = DEFAULT_STORE, tenant: Tenant = "default",
     """
     with opened(store, tenant) as jobs:
         now, left = jobs.status(job), jobs.interrupted(job)
+        lost = _jobs_show.unstored(jobs, job)
     if json:
         _show.as_json({**now.as_dict(), "interrupted": bool(left)})
     else:
         _jobs_show.progress(now)
-        for text in _jobs_show.standstill(left):
+        for text in (*lost, *_jobs_show.standstill(left)):
             _show.line(f"  {text}")
     wanting = (now.ended and not now.succeeded) or now.halted or now.counts.needs_review or now.dead or left
     return int(Code.WANTING if wanting else Code.FINE)

@@ -125,6 +125,8 @@ def finish(jobs: Jobs, job: str, *, as_json: bool) -> int:
         _show.as_json(now.as_dict())
     else:
         _jobs_show.progress(now)
+    for text in _jobs_show.unstored(jobs, job):
+        _jobs_show.note(f"  {text}")
     return int(_jobs_show.code(now))
 
 

@@ -56,6 +56,17 @@ def test_a_plain_function_will_do(jobs: Jobs) -> None:
     assert jobs("list", "--json").facts[0]["handler"] == "app:plain"
 
 
+def test_results_that_cannot_be_stored_are_told(jobs: Jobs, orders: Path) -> None:
+    """A handler whose results cannot be stored is told of at the end of the run and by `status`; its rows are done."""
+    (orders / "app.py").write_text("def odd(row):\n    return {row['id'], 1} if row['id'] == '3' else None\n")
+    said = jobs("run", "orders.csv", "app:odd", *AUTO)
+    assert (said.code, "10 of 10 succeeded" in said.out) == (0, True)
+    lost = "  1 of the first 10 rows that succeeded lost their results: result not stored: result: "
+    assert lost in said.err
+    assert "(set) would not come back as it is; give None, bool, int" in said.err
+    assert lost in jobs("status", ids(jobs)[0]).out
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
