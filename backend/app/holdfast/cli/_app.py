@@ -68,12 +68,25 @@ def ended(command: Callable[[], object]) -> int:
         sys.stderr.flush()
         os._exit(leave.code)
     except typer.TyperException as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = _misuse(error)
+        print(said if said.startswith("Usage: ") else f"error: {said}", file=sys.stderr)
         return int(Code.WRONG_USE)
     except (typer.Abort, KeyboardInterrupt):
         print("error: stopped before anything was done", file=sys.stderr)
         return int(Code.WANTING)
     return result if isinstance(result, int) else int(Code.FINE)
+
+
+def _misuse(error: typer.TyperException) -> str:
+    """Return what is wrong with how a command was called: which option, its value if that is known, and the remedy."""
+    hint = getattr(getattr(error, "param", None), "get_error_hint", None)
+    if not isinstance(error, typer.BadParameter) or hint is None or not str(error.message):
+        return error.format_message()
+    # What pydantic refused, and what it was given.
+    faults = getattr(error.__cause__, "errors", list[Facts])()
+    given = f" is {faults[0]['input']!r}" if faults else ""
+    option: str = hint().strip("'")
+    return f"{option}{given}: {error.message}"
 
 
 def _show_version(wanted: bool) -> None:
@@ -112,6 +125,8 @@ def serve(
     from holdfast.api.internal.resilience.app import serve as serve_api
     from holdfast.services.jobs.errors import HandlerNotFoundError
 
+    if module is not None:
+        load(module.partition(":")[0])
     try:
         serve_api(host=host, port=port, app=module, store=store, handlers=handler or ())
     except HandlerNotFoundError as error:

@@ -12,6 +12,7 @@ import typer
 from holdfast.cli import _show
 from holdfast.cli._exit import Code, Stop
 from holdfast.cli._remote import DEFAULT_URL, Remote
+from holdfast.infrastructure.resilience import _sources
 from holdfast.infrastructure.resilience.config import load, validate
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ File = Annotated[str, typer.Argument(help="A JSON or TOML file; - for JSON on st
 
 @app.command("validate")
 def validate_file(file: File, json: Json = False) -> int:
-    """Check a custom configuration: every fault at once. Exit code 1: there are some."""
-    found = validate(_read(file))
+    """Check a configuration file: every fault at once. Exit code 1: there are some."""
+    found = _sources.validate_file(_read(file))
     if json:
         _show.as_json(found.as_dict())
     else:
@@ -37,7 +38,7 @@ def validate_file(file: File, json: Json = False) -> int:
 def _show_validation(found: Validation, file: str) -> None:
     for kind, faults in (("error", found.faults), ("warning", found.warnings)):
         for fault in faults:
-            _show.line(f"{kind}: {fault.path} is {fault.value!r}: {fault.problem}; {fault.suggestion}")
+            _show.line(f"{kind}: {fault}")
     if found.template is not None:
         _show.line(f"It is close to the template {found.template!r}.")
     if found.valid:

@@ -45,12 +45,15 @@ def status(job: JobId, store: Store = DEFAULT_STORE, tenant: Tenant = "default",
     Exit code 1: it ended otherwise than well, or there is something to decide.
     """
     with opened(store, tenant) as jobs:
-        now = jobs.status(job)
+        now, left = jobs.status(job), jobs.interrupted(job)
+        lost = _jobs_show.unstored(jobs, job)
     if json:
-        _show.as_json(now.as_dict())
+        _show.as_json({**now.as_dict(), "interrupted": bool(left)})
     else:
         _jobs_show.progress(now)
-    wanting = (now.ended and not now.succeeded) or now.halted or now.counts.needs_review or now.dead
+        for text in (*lost, *_jobs_show.standstill(left)):
+            _show.line(f"  {text}")
+    wanting = (now.ended and not now.succeeded) or now.halted or now.counts.needs_review or now.dead or left
     return int(Code.WANTING if wanting else Code.FINE)
 
 
@@ -85,7 +88,7 @@ def watch(
         jobs.job(job)
         screen = _jobs_live.screen(as_json=json)
         try:
-            now = _jobs_live.watch(jobs.store, job, screen, interval)
+            now = _jobs_live.watch(jobs.store, job, screen, interval, _jobs_live.Standstill(jobs).tell)
         except KeyboardInterrupt:
             screen.close()
             _jobs_show.note(f"no longer watching; job {job} goes on where it runs")
@@ -201,10 +204,12 @@ def review(
     if decision is not None and decision not in _DECISIONS:
         raise Stop(Code.WRONG_USE, f"{decision!r} is no decision: {', '.join(_DECISIONS)}")
     with opened(store, tenant) as jobs:
-        if job is not None and key is not None:
-            return _decide(jobs, job, key, decision or "", result, error, by, yes=yes, as_json=json)
         if job is not None:
             jobs.job(job)
+        # What a dead worker held is in doubt only once it was taken back.
+        jobs.recover()
+        if job is not None and key is not None:
+            return _decide(jobs, job, key, decision or "", result, error, by, yes=yes, as_json=json)
         if reconcile:
             _reconcile(jobs, job)
         found = jobs.review(job)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.infrastructure.store.state import StateStore
     from holdfast.services.jobs.executors import TicketWorker
+    from holdfast.services.jobs.jobs import Jobs
     from holdfast.services.jobs.processes import WorkerProcesses
     from holdfast.services.jobs.progress import Progress
     from holdfast.services.jobs.worker import Worker
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 INTERVAL = 0.25
 _LINES_EVERY = 2.0
 _JOIN = 2.0
+_STANDSTILL = 1.0
+_SURE = 2
 
 
 class Screen(Protocol):
@@ -147,6 +150,27 @@ def watch(
         if (now.state in JOB_ENDS and not now.unwritten) or (is_over is not None and is_over(job)):
             return now
         current_clock().sleep(interval)
+
+
+class Standstill:
+    """Tells, beside the output, that nobody works on a job that is watched, each time that this begins."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._next = 0.0
+        # How often in a row it was seen: one worker may be followed by another.
+        self._seen = 0
+
+    def tell(self, job: str) -> bool:
+        """Look now and then, and say so once; the job is not over by that."""
+        time = current_clock().monotonic()
+        if time >= self._next:
+            self._next = time + _STANDSTILL
+            left = self._jobs.interrupted(job)
+            self._seen = self._seen + 1 if left else 0
+            if self._seen == _SURE:
+                _jobs_show.note("\n  ".join(_jobs_show.standstill(left)))
+        return False
 
 
 @contextmanager

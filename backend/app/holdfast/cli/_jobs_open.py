@@ -160,7 +160,8 @@ def _store(url: str, tenant: str, *, create: bool) -> StateStore:
 def stop(error: HoldfastError) -> Stop:
     """Return the end that an error means, with what to do."""
     if isinstance(error, NotFoundError):
-        return Stop(Code.WRONG_USE, f"{error}: holdfast jobs list")
+        remedy = "holdfast jobs export JOB FILE" if error.kind == "step" else "holdfast jobs list"
+        return Stop(Code.WRONG_USE, f"{error}: {remedy}")
     if isinstance(error, TenantNotFoundError):
         return Stop(Code.WRONG_USE, f"{error}; `holdfast jobs run --create` creates one")
     if isinstance(error, IllegalTransition):

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +126,8 @@ def finish(jobs: Jobs, job: str, *, as_json: bool) -> int:
         _show.as_json(now.as_dict())
     else:
         _jobs_show.progress(now)
+    for text in _jobs_show.unstored(jobs, job):
+        _jobs_show.note(f"  {text}")
     return int(_jobs_show.code(now))
 
 
@@ -345,13 +348,17 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
 def _error_policy(text: str) -> str | float:
     if text in {"continue", "fail-fast", "fail_fast"}:
         return text.replace("-", "_")
+    share = text.endswith("%")
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else int(text)
+        bound = float(text[:-1]) / 100 if share else int(text)
     except ValueError:
-        message = (
-            f"--on-error is {text!r}: give continue, fail-fast, a number of failures or a share such as 5%"
+        bound = -1
+    if not 0 < bound < (1 if share else inf):
+        raise Stop(
+            Code.WRONG_USE,
+            f"--on-error is {text!r}: give continue, fail-fast, a number of failures or a share such as 5%",
         )
-        raise Stop(Code.WRONG_USE, message) from None
+    return bound
 
 
 def _is_approved(job: JobRecord) -> bool:

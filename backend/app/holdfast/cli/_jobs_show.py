@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from holdfast.cli import _show
 from holdfast.cli._exit import Code
 from holdfast.infrastructure.store.payload import decode
-from holdfast.infrastructure.store.state import JOB_ENDS, JobState
+from holdfast.infrastructure.store.state import JOB_ENDS, JobState, StepState
 from holdfast.services.jobs._line import span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.infrastructure.store.state import Counts, JobEvent, JobRecord, OutboxEntry, StepRecord
-    from holdfast.services.jobs.jobs import Interrupted
+    from holdfast.services.jobs.jobs import Interrupted, Jobs
     from holdfast.services.jobs.preview import Preview
     from holdfast.services.jobs.progress import Progress
 
 _QUOTES = 5
+_FIRST = 20
 
 
 def as_line(facts: object) -> None:
@@ -133,6 +134,15 @@ def progress(now: Progress, *, more: bool = True) -> None:
             _show.line(f"  {hint}")
 
 
+def unstored(jobs: Jobs, job: str) -> list[str]:
+    """Return a line if results could not be stored, as far as the first ones tell: a handler does it again and again."""
+    first = jobs.store.steps(job, states=[StepState.SUCCEEDED], limit=_FIRST)
+    lost = [step for step in first if step.error]
+    if not lost:
+        return []
+    return [f"{len(lost)} of the first {len(first)} rows that succeeded lost their results: {lost[0].error}"]
+
+
 def hints(now: Progress) -> list[str]:
     """Return what can be done now."""
     job, counts, found = now.job, now.counts, list[str]()
@@ -200,6 +210,11 @@ def left_behind(one: Interrupted) -> list[str]:
     }
     width = max(len(meaning[one]) for one in meaning)
     return [said, *(f"  {meaning[choice]:{width}}  {what[choice]}" for choice in one.choices)]
+
+
+def standstill(found: Sequence[Interrupted]) -> list[str]:
+    """Return the lines that say that nobody works on a job, and the choices; none if that is not so."""
+    return [line for one in found for line in ("nobody works on it:", *left_behind(one)[1:])]
 
 
 def step_facts(step: StepRecord) -> dict[str, Any]:

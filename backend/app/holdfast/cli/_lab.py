@@ -12,10 +12,11 @@ import typer
 
 from holdfast.cli import _show
 from holdfast.cli._exit import Code, Stop
-from holdfast.cli._target import find
+from holdfast.cli._target import find, place
+from holdfast.infrastructure.resilience.policy import Policy as AnyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.lab.cost import Cost
     from holdfast.lab.experiment import Comparison, Run
@@ -114,9 +115,14 @@ def tune(
     from holdfast import lab
     from holdfast.lab import tuning
 
+    space = _space(setting, own=policy is None)
+    make = tuning.pipeline if policy is None else find(policy)
+    if policy is not None:
+        _try(policy, make, {})
+        _try(policy, make, {name: values[0] for name, values in space.items()})
     found = lab.tune(
-        tuning.pipeline if policy is None else find(policy),
-        _space(setting, own=policy is None),
+        make,
+        space,
         scenarios=[_scenario(one, file) for one in scenario],
         weights=_weights(weight),
         trials=trials,
@@ -252,13 +258,28 @@ def _subject(name: str, *, sync: bool) -> Any:
     from holdfast import lab
 
     if ":" in name:
+        found = find(name)
+        if callable(found) and not isinstance(found, AnyPolicy):
+            _try(name, found, {})
         try:
-            return lab.subject(find(name), name=name.partition(":")[2], asynchronous=not sync)
+            return lab.subject(found, name=name.partition(":")[2], asynchronous=not sync)
         except TypeError as error:
             raise Stop(Code.WRONG_USE, str(error)) from None
     if name in lab.subjects():
         return f"{name}-sync" if sync and f"{name}-sync" in lab.subjects() else name
     return _configured(name, sync=sync)
+
+
+def _try(name: str, make: Callable[..., object], settings: dict[str, Any]) -> None:
+    """Make a policy once before anything is simulated, and say what is wrong with the function that is to make it."""
+    given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    try:
+        made = make(**settings)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}{place(error)}"
+        raise Stop(Code.WRONG_USE, f"{name}({given}) makes no policy: {said}") from error
+    if not isinstance(made, AnyPolicy):
+        raise Stop(Code.WRONG_USE, f"{name}({given}) made {made!r}: have it return a policy")
 
 
 def _configured(name: str, *, sync: bool) -> Any:

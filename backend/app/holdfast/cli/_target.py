@@ -11,6 +11,8 @@ from typing import Any
 
 from holdfast.cli._exit import Code, Stop
 
+_OURS = str(Path(__file__).parents[1])
+
 
 def find(target: str) -> Any:
     """Return the object `module:name` (or `module:name.attribute`), looked for in the current folder, too."""
@@ -53,12 +55,13 @@ def load(module_name: str) -> Any:
         ) from None
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"
-        raise Stop(Code.WRONG_USE, f"{module_name} cannot be imported: {said}{_place(error)}") from error
+        raise Stop(Code.WRONG_USE, f"{module_name} cannot be imported: {said}{place(error)}") from error
 
 
-def _place(error: BaseException) -> str:
-    """Return where an error was raised, unless it says so itself."""
+def place(error: BaseException) -> str:
+    """Return where an error was raised, unless it says so itself: the line of whoever called what is ours."""
     if isinstance(error, SyntaxError):
         return ""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f" ({Path(last.filename).name}, line {last.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((one for one in reversed(frames) if not one.filename.startswith(_OURS)), None)
+    return "" if last is None else f" ({Path(last.filename).name}, line {last.lineno})"

@@ -186,8 +186,8 @@ class Jobs:
 
         NotConfirmedError says how many calls may repeat: pass that number. NotEndedError while a worker holds steps.
         """
-    def interrupted(self) -> list[Interrupted]:
-        """Return the jobs that a worker left behind; one that merely runs, or waits for a retry, is not among them."""
+    def interrupted(self, job: str | JobRecord | None = None) -> list[Interrupted]:
+        """Return the jobs that a worker left behind, or this one if it is: none that runs, or waits for a retry."""
     def recover(self) -> list[str]:
         """Take back what dead workers held, as `resume` does, of every job; return the jobs."""
     def review(self, job: str | JobRecord | None = None, *, limit: int = 1000) -> list[StepRecord]:

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,67 @@ def test_a_module_that_fails_to_import_says_why(run: Run, shop: Path) -> None:
     ) == (2, "error: broken cannot be imported: ZeroDivisionError: division by zero (broken.py, line 1)\n")
 
 
+def test_an_import_that_we_refuse_says_where_it_asked(run: Run, shop: Path) -> None:
+    """Of an error that holdfast raises while a module is imported the line of that module is told, not holdfast's."""
+    (shop / "wrong.py").write_text("from holdfast import timeout\n\ncall = timeout('2')\n", encoding="utf-8")
+    assert run("explain", "wrong:call").err.endswith(" (wrong.py, line 3)\n")
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("absent", "there is no module 'absent' here"),
+        ("broken", "broken cannot be imported: ZeroDivisionError: division by zero (broken.py, line 1)"),
+        ("shop:absent", "serve: app = 'shop:absent' has no 'absent'; give module:name"),
+    ],
+)
+def test_what_cannot_be_served_is_wrong_use(run: Run, shop: Path, app: str, said: str) -> None:
+    """`serve` of a module that is not there or cannot be imported ends with 2 and says why."""
+    (shop / "broken.py").write_text("1 / 0", encoding="utf-8")
+    found = run("serve", app)
+    assert (found.code, found.out) == (2, "")
+    assert said in found.err
+
+
+def test_a_port_in_use_is_wrong_use(run: Run, shop: Path) -> None:
+    """`serve` at an address that somebody has ends with 2, names it, and says what to give."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        found = run("serve", "--port", address.partition(":")[2])
+    assert (found.code, found.out) == (2, "")
+    assert found.err == (
+        f"error: serve: address = {address!r} cannot be had: Address already in use; "
+        "give an address of this machine, and a port that is free; 0 is any\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("lab run --seeds -1", "error: --seeds is '-1': Input should be greater than or equal to 1"),
+        ("serve --port many", "error: --port is 'many': Input should be a valid integer"),
+        (
+            "jobs run orders.csv app:ship --rate fast",
+            "error: --rate: 'fast' is no rate: write for example 20/s",
+        ),
+        ("jobs run orders.csv app:ship --concurency 3", "--concurency (Possible options: --concurrency)"),
+        ("explain", "error: Missing argument 'target'"),
+    ],
+)
+def test_a_wrong_option_is_named(run: Run, arguments: str, said: str) -> None:
+    """What is wrong with an option names it, its value and what it may be; a misspelt one, what was meant."""
+    found = run(*arguments.split())
+    assert (found.code, found.out) == (2, "")
+    assert said in found.err
+
+
+def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
+    """`holdfast config` alone prints its help, which is no error message, and ends with 2."""
+    found = run("config")
+    assert found.code == 2
+    assert found.err.startswith("Usage: holdfast config [OPTIONS] COMMAND")
+
+
 def test_presets_are_listed(run: Run) -> None:
     """`presets` lists presets, strategies and templates; as JSON, with their numbers."""
     assert re.search(r"production +5 +10 +120 +conservative", run("presets").out)
@@ -116,6 +178,30 @@ def test_every_fault_of_a_configuration_is_told(run: Run, shop: Path) -> None:
         "retry_attempts",
     ]
     assert len(run("config", "validate", "bad.json", "--json").facts["faults"]) == 3
+
+
+def test_a_file_is_checked_as_the_service_reads_it(run: Run, shop: Path) -> None:
+    """`config validate` knows what a file may say besides, `preset` and `enabled`, and how long it may be."""
+    (shop / "good.toml").write_text(
+        'preset = "production"\nenabled = true\nretry_attempts = 4', encoding="utf-8"
+    )
+    (shop / "long.json").write_text(GOOD + " " * 5000, encoding="utf-8")
+    (shop / "bad.toml").write_text('preset = "prodution"\nenabled = "no"', encoding="utf-8")
+    assert [run("config", "validate", name).code for name in ("good.toml", "long.json")] == [0, 0]
+    enabled, preset = run("config", "validate", "bad.toml").out.splitlines()
+    assert enabled == "error: enabled = 'no' is no switch; give true or false"
+    assert preset.startswith(
+        "error: preset = 'prodution' is no preset; give one of simple, development, production"
+    )
+
+
+def test_a_fault_names_the_value_and_what_is_allowed(run: Run, shop: Path) -> None:
+    """A fault or a warning of `config validate` is one sentence: the field, its value, and what to give instead."""
+    (shop / "bad.json").write_text('{"retry_attempts": 40}', encoding="utf-8")
+    said = run("config", "validate", "bad.json").out.splitlines()[0]
+    assert (
+        said == "error: retry_attempts = 40 is out of range; give a whole number from 1 to 10, for example 10"
+    )
 
 
 def test_what_cannot_be_read_is_wrong_use(run: Run) -> None:

@@ -56,6 +56,17 @@ def test_a_plain_function_will_do(jobs: Jobs) -> None:
     assert jobs("list", "--json").facts[0]["handler"] == "app:plain"
 
 
+def test_results_that_cannot_be_stored_are_told(jobs: Jobs, orders: Path) -> None:
+    """A handler whose results cannot be stored is told of at the end of the run and by `status`; its rows are done."""
+    (orders / "app.py").write_text("def odd(row):\n    return {row['id'], 1} if row['id'] == '3' else None\n")
+    said = jobs("run", "orders.csv", "app:odd", *AUTO)
+    assert (said.code, "10 of 10 succeeded" in said.out) == (0, True)
+    lost = "  1 of the first 10 rows that succeeded lost their results: result not stored: result: "
+    assert lost in said.err
+    assert "(set) would not come back as it is; give None, bool, int" in said.err
+    assert lost in jobs("status", ids(jobs)[0]).out
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -94,6 +105,9 @@ def test_a_wrong_handler_is_wrong_use(jobs: Jobs, orders: Path, target: str, sai
         (["run", "orders.csv", "app:ship", "--rate", "0/s"], "'0/s' is no rate"),
         (["run", "orders.csv", "app:ship", "--step-timeout", "long"], "'long' is no duration"),
         (["run", "orders.csv", "app:ship", "--on-error", "cry"], "--on-error is 'cry'"),
+        (["run", "orders.csv", "app:ship", "--on-error", "-5%"], "--on-error is '-5%': give continue"),
+        (["run", "orders.csv", "app:ship", "--on-error", "500%"], "--on-error is '500%': give continue"),
+        (["run", "orders.csv", "app:ship", "--on-error", "0"], "--on-error is '0': give continue"),
         (["run", "orders.csv", "app:ship", "--write-back", "=x"], "--write-back is '=x'"),
         (["run", "orders.csv", "app:ship", "--record", "some"], "--record is 'some'"),
         (["run", "orders.csv", "app:ship", "--store", "orders"], "'orders' names no store"),
@@ -348,7 +362,8 @@ def test_rows_are_skipped(jobs: Jobs, labels: Labels) -> None:
     job = jobs("preview", "orders.csv", "app:ship", "--json").facts["job"]
     keys = [row["key"] for row in exported(jobs, job)]
     refused = jobs("skip", job, keys[1], "nobody", "--yes")
-    assert (refused.code, f"no step 'nobody of job {job}'" in refused.err) == (2, True)
+    assert (refused.code, f"no step 'nobody' of job {job} in" in refused.err) == (2, True)
+    assert refused.err.endswith("list what there is to see the ids: holdfast jobs export JOB FILE\n")
     facts = jobs("skip", job, keys[1], keys[4], "--yes", "--reason", "sold out", "--json").facts
     assert (facts["counts"]["skipped"], facts["counts"]["pending"]) == (2, 8)
     assert jobs("skip", job, keys[7], "--yes").out == (

@@ -141,6 +141,68 @@ def test_a_killed_run_is_interrupted_and_resumed(
     assert (jobs("interrupted").code, jobs("review").code) == (0, 0)
 
 
+@both_stores
+def test_status_says_that_nobody_works_on_a_job(
+    start_jobs: Start, jobs: Callable[..., Said], labels: Labels
+) -> None:
+    """`status` of a job whose worker was killed says so with the choices and ends with 1; while it runs, with 0."""
+    labels.hold("1")
+    process = start_jobs("run", "orders.csv", "app:ship", "--mode", "auto", "--concurrency", "1")
+    labels.wait_for(1)
+    job = only_job(jobs)
+    runs = jobs("status", job)
+    assert (runs.code, "nobody" in runs.out) == (0, False)
+    killed(process)
+    labels.release()
+
+    said = jobs("status", job)
+    assert said.code == 1
+    assert "  nobody works on it:\n" in said.out
+    assert f"  holdfast jobs resume {job}   do what is left\n" in said.out
+    assert jobs("status", job, "--json").facts["interrupted"] is True
+
+
+def test_who_watches_hears_that_nobody_works_on_a_job(
+    start_jobs: Start, jobs: Callable[..., Said], labels: Labels
+) -> None:
+    """`watch` of a job whose worker was killed says so, once, beside the output, and goes on until it is resumed."""
+    labels.hold("1")
+    process = start_jobs("run", "orders.csv", "app:ship", "--mode", "auto", "--concurrency", "1")
+    labels.wait_for(1)
+    job = only_job(jobs)
+    killed(process)
+    labels.release()
+    watching = start_jobs("watch", job, "--interval", "0.1")
+    assert watching.stderr is not None
+    assert watching.stderr.readline() == "nobody works on it:\n"
+    assert watching.stderr.readline().strip().startswith(f"holdfast jobs resume {job}")
+    jobs("review", job, "line:2", "again", "--yes")
+    assert jobs("resume", job).code == 0
+    out, err = watching.communicate(timeout=30)
+    assert watching.returncode == 0
+    assert "succeeded: 10 of 10 succeeded" in out
+    assert "nobody works on it" not in err
+
+
+@both_stores
+def test_doubts_can_be_reviewed_right_after_a_kill(
+    start_jobs: Start, jobs: Callable[..., Said], labels: Labels
+) -> None:
+    """`review` lists and takes decisions about the calls of a killed worker before anybody resumed its job."""
+    labels.hold("4", "5")
+    process = start_jobs("run", "orders.csv", "app:ship", "--mode", "auto", "--concurrency", "2")
+    labels.wait_for(5)
+    killed(process)
+    labels.release()
+    job = only_job(jobs)
+    said = jobs("review", job, "--json")
+    assert (said.code, [step["key"] for step in said.facts]) == (1, ["line:5", "line:6"])
+    assert jobs("review", job, "line:5", "succeeded", "--result", '{"tracking": "T-4"}').code == 0
+    assert jobs("review", job, "line:6", "succeeded", "--result", '{"tracking": "T-5"}').code == 0
+    assert jobs("resume", job).code == 0
+    assert labels.calls == ONCE
+
+
 def test_a_handler_that_can_tell_settles_doubts_itself(
     start_jobs: Start, jobs: Callable[..., Said], labels: Labels
 ) -> None:

@@ -81,6 +81,29 @@ def test_wrong_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "scenario[0].name" in err
 
 
+def test_a_function_that_makes_no_policy_is_wrong_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a function returns in place of a policy, raises or does not take is told before anything runs."""
+    text = "def three():\n    return 3\ndef raises():\n    raise ValueError('no')\n"
+    (tmp_path / "lab_yard.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab", "run", "--policy", "lab_yard:three"]) == 2
+    assert main(["lab", "compare", "--policy", "lab_yard:raises"]) == 2
+    assert main(["lab", "tune", "--policy", "lab_yard:raises", "--set", "tries=1:2"]) == 2
+    (tmp_path / "lab_quay.py").write_text("from holdfast import Retry as one\n", encoding="utf-8")
+    assert main(["lab", "tune", "--policy", "lab_quay:one", "--set", "tries=1:2"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: lab_yard:three() made 3: have it return a policy",
+        "error: lab_yard:raises() makes no policy: ValueError: no (lab_yard.py, line 4)",
+        "error: lab_yard:raises() makes no policy: ValueError: no (lab_yard.py, line 4)",
+        (
+            "error: lab_quay:one(tries=1) makes no policy: TypeError: Retry.__init__() got an unexpected keyword "
+            "argument 'tries'"
+        ),
+    ]
+
+
 def test_programs_read_json(short_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--json` the facts are JSON; what never happens is null."""
     options = ["--scenario", "outage", "--file", str(short_file), "--seeds", "1", "--json"]

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from holdfast.infrastructure.resilience import _environment
-from holdfast.infrastructure.resilience.config import Configuration, Fault, validate
+from holdfast.infrastructure.resilience.config import Configuration, Fault, Validation, validate
 from holdfast.infrastructure.resilience.errors import ConfigurationError
-from holdfast.infrastructure.resilience.presets import PRESETS, STRATEGIES, recommend
+from holdfast.infrastructure.resilience.presets import PRESETS, STRATEGIES, recommend, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ _SWITCH = {
     "no": False,
     "off": False,
 }
+
+# What a file may say beside the fields of a custom configuration.
+_ALSO = ("preset", "enabled")
 
 
 class Reader:
@@ -66,7 +69,7 @@ class Reader:
         return self._made()
 
     def _read_file(self, path: Path) -> None:
-        from holdfast.infrastructure.resilience import _documents, _settings
+        from holdfast.infrastructure.resilience import _documents
 
         try:
             with path.open("rb") as opened:
@@ -80,11 +83,7 @@ class Reader:
             if path.suffix.lower() == ".toml"
             else _documents.read_json(data, file=True)
         )
-        if _documents.is_readable(faults):
-            faults = _settings.merged(faults, _settings.check(fields, (), ("preset", "enabled")))
-        enabled = fields.get("enabled", True)
-        if not isinstance(enabled, bool):
-            faults.append(Fault("enabled", enabled, "is no switch", "true or false"))
+        faults = _with_faults_of_file(fields, faults)
         self._faults += [fault._within(path.name) for fault in faults]
         if "preset" in fields:
             self._take_preset(fields["preset"], f"{path.name}.preset", "file")
@@ -159,12 +158,9 @@ class Reader:
         self._warnings += [Fault(name, None, "is deprecated", "the new form", form) for name in used]
 
     def _take_preset(self, preset: object, path: str, source: str) -> None:
-        from holdfast.infrastructure.resilience import _settings
-
-        name = preset.strip().lower() if isinstance(preset, str) else preset
-        if not isinstance(name, str) or name not in PRESETS:
-            near = _settings.nearest(preset, PRESETS) or _meant(name)
-            self._faults.append(Fault(path, preset, "is no preset", f"one of {', '.join(PRESETS)}", near))
+        name = _preset_called(preset)
+        if name is None:
+            self._faults.append(_no_preset(preset, path))
         else:
             self._preset, self._sources["preset"] = name, source
 
@@ -227,6 +223,54 @@ class Reader:
             for name in self._overrides
             if name not in known and not (name in self._legacy and name in variables)
         ]
+
+
+def validate_file(document: bytes | Mapping[str, Any]) -> Validation:
+    """Check what a configuration file says, JSON text or fields, as `load` does: `preset` and `enabled` too."""
+    from holdfast.infrastructure.resilience import _documents, _settings
+
+    fields, faults = (
+        _documents.read_json(document, file=True)
+        if isinstance(document, bytes)
+        else _documents.read_fields(document)
+    )
+    faults = _with_faults_of_file(fields, faults)
+    preset = _preset_called(fields.get("preset"))
+    if "preset" in fields and preset is None:
+        faults.append(_no_preset(fields["preset"], "preset"))
+    custom = {name: value for name, value in fields.items() if name not in _ALSO}
+    near = suggest(custom) if custom else None
+    return Validation(
+        faults=tuple(faults),
+        warnings=() if faults or not custom else tuple(_settings.unwise(custom, preset)),
+        settings={} if faults else _settings.frozen(custom),
+        template=None if near is None else near[0].name,
+    )
+
+
+def _with_faults_of_file(fields: Mapping[str, Any], faults: list[Fault]) -> list[Fault]:
+    """Return the faults, and those of the fields of a file, its preset's aside."""
+    from holdfast.infrastructure.resilience import _documents, _settings
+
+    found = list(faults)
+    if _documents.is_readable(found):
+        found = _settings.merged(found, _settings.check(fields, (), _ALSO))
+    enabled = fields.get("enabled", True)
+    if not isinstance(enabled, bool):
+        found.append(Fault("enabled", enabled, "is no switch", "true or false"))
+    return found
+
+
+def _preset_called(name: object) -> str | None:
+    found = name.strip().lower() if isinstance(name, str) else None
+    return found if found in PRESETS else None
+
+
+def _no_preset(name: object, path: str) -> Fault:
+    from holdfast.infrastructure.resilience import _settings
+
+    near = _settings.nearest(name, PRESETS) or _meant(name.strip().lower() if isinstance(name, str) else name)
+    return Fault(path, name, "is no preset", f"one of {', '.join(PRESETS)}", near)
 
 
 def _meant(name: object) -> str:

@@ -86,6 +86,10 @@ class StoreError(HoldfastError):
     """Something about stored jobs is wrong; the store is unchanged."""
 
 
+# What is named by its key and what it is a part of.
+_PARTS = ("step", "order")
+
+
 class NotFoundError(StoreError):
     """There is no such thing in this tenant: `kind` ("job", "step", "batch") and `which` say what."""
 
@@ -99,7 +103,11 @@ class NotFoundError(StoreError):
 
     def __str__(self) -> str:
         """Say what was looked for, and where."""
-        return f"no {self.kind} {self.which!r} in tenant {self.tenant!r}; list what there is to see the ids"
+        which = repr(self.which)
+        if self.kind in _PARTS and " of " in self.which:
+            part, _, whole = self.which.rpartition(" of ")
+            which = f"{part!r} of {whole}"
+        return f"no {self.kind} {which} in tenant {self.tenant!r}; list what there is to see the ids"
 
 
 class TenantNotFoundError(StoreError):

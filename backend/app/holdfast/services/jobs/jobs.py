@@ -555,20 +555,25 @@ class Jobs:
     def _new_id(self) -> str:
         return _process.new_id(self._store.now())
 
-    def interrupted(self) -> list[Interrupted]:
-        """Return the jobs that a worker left behind; one that merely runs, or waits for a retry, is not among them."""
+    def interrupted(self, job: str | JobRecord | None = None) -> list[Interrupted]:
+        """Return the jobs that a worker left behind, or this one if it is: none that runs, or waits for a retry."""
         living = self._living()
-        found = (self._left_behind(job, living) for job in all_jobs(self._store, _OPEN))
+        open_jobs = all_jobs(self._store, _OPEN) if job is None else self._if_open(job)
+        found = (self._left_behind(one, living) for one in open_jobs)
         left = [one for one in found if one is not None]
-        return left if _working(living) else left + self._unwritten()
+        return left if _working(living) else left + self._unwritten(job)
 
-    def _unwritten(self) -> list[Interrupted]:
-        """Return the jobs that have ended and whose results have not all been written back."""
-        owing = (self._store.job(name) for name in self._store.owing())
+    def _if_open(self, job: str | JobRecord) -> list[JobRecord]:
+        record = self._store.job(_id(job))
+        return [record] if record.state in _OPEN else []
+
+    def _unwritten(self, job: str | JobRecord | None) -> list[Interrupted]:
+        """Return the jobs, or whether it is this one, that have ended and whose results wait to be written back."""
+        names = [name for name in self._store.owing() if job is None or name == _id(job)]
         return [
-            Interrupted(job=job, held=0, ambiguous=0, review=0, left=0, choices=("resume",))
-            for job in owing
-            if job.state in JOB_ENDS
+            Interrupted(job=one, held=0, ambiguous=0, review=0, left=0, choices=("resume",))
+            for one in map(self._store.job, names)
+            if one.state in JOB_ENDS
         ]
 
     def _living(self) -> set[str]:

@@ -64,5 +64,6 @@ def serve(
     """Serve the API until interrupted; `app` (`module:name`) is imported first, so that its operations are there.
 
     With a `store` (a URL, or a path of SQLite's), the API of jobs too; clients may name these `handlers`
-    (`module:function`) and no others. ConfigurationError for a host other than loopback while there are no keys.
+    (`module:function`) and no others. ConfigurationError for a host other than loopback while there are no keys, and
+    for an address that cannot be had.
     """

@@ -13,6 +13,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from holdfast.api.internal.resilience._guard import is_loopback
 from holdfast.infrastructure.resilience._frozen import Faults
+from holdfast.infrastructure.resilience.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,7 +57,7 @@ def run(app: FastAPI, host: str, port: int, prefix: str, *, open_to_all: bool) -
 
 
 def listen(host: str, port: int, *, open_to_all: bool) -> socket.socket:
-    """Return a socket that listens. ConfigurationError where everybody could come in."""
+    """Return a socket that listens. ConfigurationError where everybody could come in, and where none can be had."""
     faults = Faults("serve")
     faults.check(
         not open_to_all or is_loopback(host),
@@ -67,11 +68,21 @@ def listen(host: str, port: int, *, open_to_all: bool) -> socket.socket:
     )
     faults.number("port", port, 0, 65_535, whole=True)
     faults.finish()
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = _bound(host, port)
     # Connections inherit it. asyncio sets it only where a socket names its protocol, which this one does not; without
     # it the body of an answer waits until the client has acknowledged the head, which takes it 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]
+        remedy = "give an address of this machine, and a port that is free; 0 is any"
+        fault = Fault("address", f"{host}:{port}", f"cannot be had: {why}", remedy)
+        raise ConfigurationError("serve", (fault,)) from error
 
 
 def _log_config() -> dict[str, Any]:
