@@ -1,4 +1,4 @@
-"""The engine over DynamoDB: rows that fail, are in doubt, paused, cancelled; workers that die, or lose their lease."""
+"""The engine over DynamoDB: rows in doubt, paused, cancelled, written back; workers that die, or lose their lease."""
 
 import asyncio
 from collections import Counter
@@ -102,3 +102,14 @@ def test_a_killed_process_is_followed_by_another(
 
     assert jobs.resume(job).succeeded
     assert calls(outside) == {f"{job.id}:line:{line}": 1 for line in range(1, ROWS + 1)}
+
+
+def test_results_are_written_back_to_their_file(desk: Desk, file: Callable[..., Path]) -> None:
+    """Through the table's outbox."""
+    orders = file("order,label\nA-1,\nA-2,\n")
+    job = desk.submit(
+        orders, lambda row: {"label": f"label of {row['order']}"}, write_back={"label": "label"}
+    )
+
+    assert desk.run(job).succeeded
+    assert orders.read_text(encoding="utf-8") == "order,label\nA-1,label of A-1\nA-2,label of A-2\n"
