@@ -142,6 +142,9 @@ def carrying(
 
 
 def _store(url: str, tenant: str, *, create: bool) -> StateStore:
+    if url.startswith("dynamodb:"):
+        said = f"--store is {url.partition('?')[0]!r}: this command takes sqlite:/// or postgresql://"
+        raise Stop(Code.WRONG_USE, f"{said}; Python takes a table, with open_jobs, and so does the HTTP API")
     from holdfast.infrastructure.store import sql
 
     try:

@@ -104,6 +104,14 @@ def test_a_scheme_of_no_store(jobs: Jobs, scheme: str) -> None:
     refused(jobs("list", "--store", url), 2, f"'{scheme}://127.0.0.1/orders' names no store")
 
 
+@pytest.mark.usefixtures("store")
+def test_a_table_of_dynamodb_is_for_python(jobs: Jobs) -> None:
+    """Commands refuse it, and name what takes it; exit code 2."""
+    for command in (("list",), RUN):
+        said = jobs(*command, "--store", "dynamodb://orders?region=eu-central-1")
+        refused(said, 2, "--store is 'dynamodb://orders': this command takes", "open_jobs")
+
+
 @stores("postgresql")
 def test_looking_makes_nothing(jobs: Jobs, store: str) -> None:
     """Only what submits makes a schema: to list jobs of a database that has none is wrong use, as of a file."""

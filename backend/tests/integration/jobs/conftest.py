@@ -127,7 +127,7 @@ def query_plans(request: pytest.FixtureRequest) -> list[Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run on DynamoDB what every store must do: most of it, or all with HOLDFAST_DYNAMODB=all, but not jobs on top."""
+    """Run on DynamoDB what every store must do: most of it, or all with HOLDFAST_DYNAMODB=all; few jobs on top."""
     items[:] = [item for item in items if not beside_the_point(item)]
     for item in items:
         spec = getattr(item, "callspec", None)
@@ -153,6 +153,8 @@ TENANT_WIDE = re.compile("a_tenants_concurrency|a_dead_workers_calls_count")
 def beside_the_point(item: pytest.Item) -> bool:
     spec = getattr(item, "callspec", None)
     if spec is None or spec.params.get("store_kind") != "dynamodb":
+        return False
+    if item.path.name.startswith("test_dynamodb"):
         return False
     if not item.path.name.startswith("test_store_conformance"):
         return True
