@@ -135,7 +135,7 @@ def progress(now: Progress, *, more: bool = True) -> None:
 
 
 def unstored(jobs: Jobs, job: str) -> list[str]:
-    """Return a line if results could not be stored, as far as the first ones tell: a handler does it again and again."""
+    """Return a line if results could not be stored, as far as the first ones tell: a handler repeats itself."""
     first = jobs.store.steps(job, states=[StepState.SUCCEEDED], limit=_FIRST)
     lost = [step for step in first if step.error]
     if not lost:

@@ -16,7 +16,7 @@ from holdfast.cli._target import find, place
 from holdfast.infrastructure.resilience.policy import Policy as AnyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from holdfast.lab.cost import Cost
     from holdfast.lab.experiment import Comparison, Run
@@ -259,19 +259,18 @@ def _subject(name: str, *, sync: bool) -> Any:
 
     if ":" in name:
         found = find(name)
-        if callable(found) and not isinstance(found, AnyPolicy):
+        if not isinstance(found, AnyPolicy):
             _try(name, found, {})
-        try:
-            return lab.subject(found, name=name.partition(":")[2], asynchronous=not sync)
-        except TypeError as error:
-            raise Stop(Code.WRONG_USE, str(error)) from None
+        return lab.subject(found, name=name.partition(":")[2], asynchronous=not sync)
     if name in lab.subjects():
         return f"{name}-sync" if sync and f"{name}-sync" in lab.subjects() else name
     return _configured(name, sync=sync)
 
 
-def _try(name: str, make: Callable[..., object], settings: dict[str, Any]) -> None:
+def _try(name: str, make: Any, settings: dict[str, Any]) -> None:
     """Make a policy once before anything is simulated, and say what is wrong with the function that is to make it."""
+    if not callable(make):
+        raise Stop(Code.WRONG_USE, f"{make!r} is no policy: give one, or a function that makes one")
     given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     try:
         made = make(**settings)

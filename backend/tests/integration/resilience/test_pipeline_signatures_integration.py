@@ -833,7 +833,7 @@ REFUSED: list[tuple[Any, str]] = [
     (functools.cached_property(lambda self: 1), r"not callable"),
     (5, r"5 is not callable: decorate a function; settings are given by keyword"),
     (None, r"None is not callable"),
-    ("name", r"'name' is not callable"),
+    ("name", r"'name' is not callable.*by keyword, a name as name='name'"),
 ]
 
 

@@ -490,7 +490,8 @@ def refuse_target(fn: Any, *, call: bool = False) -> None:
     if isinstance(fn, property):
         raise TypeError("a property cannot be decorated: put the policy below @property, on the function")
     if not callable(fn):
-        raise TypeError(f"{fn!r} is not callable: decorate a function; settings are given by keyword")
+        named = f", a name as name={fn!r}" if isinstance(fn, str) else ""
+        raise TypeError(f"{fn!r} is not callable: decorate a function; settings are given by keyword{named}")
     if flags & (_GENERATOR | _ASYNC_GENERATOR | _ITERABLE):
         kind = "an async generator" if flags & _ASYNC_GENERATOR else "a generator"
         raise TypeError(
