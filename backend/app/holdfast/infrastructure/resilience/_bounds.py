@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FOREVER = float("inf")
+FALLBACK_ERRORS = "whatever the fallback raises"
 
 
 class Bounds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from holdfast.infrastructure.resilience._bounds import FOREVER, Bounds
+from holdfast.infrastructure.resilience._bounds import FALLBACK_ERRORS, FOREVER, Bounds
 from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, CircuitBreakers
 from holdfast.infrastructure.resilience.errors import Fault
 from holdfast.infrastructure.resilience.retry import Retry, _Bound
@@ -200,7 +200,7 @@ def text(explanation: Explanation) -> str:
         if explanation.duration < longer < FOREVER
         else ""
     )
-    lines.append(f"at most {_figure(explanation.attempts)} attempts, {_seconds(explanation.duration)}{hint}")
+    lines.append(f"at most {_figure(explanation.attempts)} attempts, {_lasting(explanation)}{hint}")
     if explanation.cooperative:
         lines.append("in sync code the seconds hold if it asks remaining(), as the httpx transport does")
     lines.append(f"load in a lasting outage: {_figure(explanation.amplification)} attempts per call")
@@ -243,5 +243,8 @@ def _figure(number: float) -> str:
     return "any number of" if number == FOREVER else f"{number:g}"
 
 
-def _seconds(number: float) -> str:
-    return "for as long as the function takes" if number == FOREVER else f"{number:.3g} s"
+def _lasting(explanation: Explanation) -> str:
+    if explanation.duration != FOREVER:
+        return f"{explanation.duration:.3g} s"
+    also = " or its fallback" if FALLBACK_ERRORS in explanation.errors else ""
+    return f"for as long as the function{also} takes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.infrastructure.resilience import _compile, _degraded, errors
 from holdfast.infrastructure.resilience._ambient import hot
-from holdfast.infrastructure.resilience._bounds import FOREVER
+from holdfast.infrastructure.resilience._bounds import FALLBACK_ERRORS, FOREVER
 from holdfast.infrastructure.resilience._bus import bus, callback_failed, emit
 from holdfast.infrastructure.resilience._frozen import Faults, Frozen
 from holdfast.infrastructure.resilience._given import ABSENT, fresh
@@ -196,7 +196,7 @@ class Fallback(Policy):
         bounds = inner.but(errors=(rest, *known))
         if self._config.call is None:
             return bounds
-        return bounds.but(duration=FOREVER, hinted=FOREVER).raising("whatever the fallback raises")
+        return bounds.but(duration=FOREVER, hinted=FOREVER).raising(FALLBACK_ERRORS)
 
 
 def fallback(
