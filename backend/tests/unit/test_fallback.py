@@ -446,6 +446,17 @@ def test_a_failing_fallback_is_caused_by_the_original() -> None:
     assert recorder.kinds == ()
 
 
+def test_the_explanation_says_that_the_fallback_takes_its_time_too() -> None:
+    """Around a bound a function that answers makes the time unbounded, and the explanation says which function."""
+
+    def answer(error: Exception | None) -> int:
+        return 0
+
+    stack = Pipeline(Fallback(call=answer), Timeout(2.0))
+    assert "at most 1 attempts, for as long as the function or its fallback takes\n" in str(stack.explain())
+    assert "for as long as the function takes\n" in str(Pipeline(Retry(1)).explain())
+
+
 def test_a_failing_fallback_keeps_its_own_cause() -> None:
     """An error that has a cause keeps it; the original one is the context in which that was raised."""
 
