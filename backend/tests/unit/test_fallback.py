@@ -691,10 +691,3 @@ def test_a_function_takes_its_own_time_and_has_its_own_errors() -> None:
 def test_an_explained_function_shows_its_fallback() -> None:
     """The policies of a decorated function name the fallback."""
     assert explain(Fallback("guest")(failing())).policies == ("Fallback('guest')",)
-
-
-def test_the_explanation_says_that_the_fallback_takes_its_time_too() -> None:
-    """Around a bound a function that answers makes the time unbounded, and the explanation says which function."""
-    stack = Pipeline(Fallback(call=lambda error: 0), Timeout(2.0))
-    assert "at most 1 attempts, for as long as the function or its fallback takes\n" in str(stack.explain())
-    assert "for as long as the function takes\n" in str(Pipeline(Retry(1)).explain())
