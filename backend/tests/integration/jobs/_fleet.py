@@ -100,13 +100,12 @@ class Post(LocalExecutor):
         self.sent: list[Ticket] = []
         self.begun = self.taken = self.most_waiting = 0
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket) -> bool:
         """Send a ticket."""
         with self._lock:
             self.sent.append(ticket)
             self.most_waiting = max(self.most_waiting, len(self.sent) - self.begun)
-        if self._carry:
-            super().submit(ticket)
+        return super().submit(ticket) if self._carry else True
 
     def hand_in(self, ticket: Ticket) -> None:
         """Have a ticket taken that nobody sent."""

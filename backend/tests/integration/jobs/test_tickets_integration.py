@@ -83,6 +83,37 @@ def test_tickets_do_not_heap_up(silent: Jobs) -> None:
     assert post.most_waiting <= lanes + 4
 
 
+class One(Post):
+    """An engine that keeps one ticket of a job at most, as Procrastinate does."""
+
+    def submit(self, ticket: Ticket) -> bool:
+        """Send a ticket, unless one of its job waits."""
+        with self._lock:
+            waits = len(self.sent) > self.begun
+        return not waits and super().submit(ticket)
+
+
+def test_tickets_that_were_not_taken_keep_no_lane_idle(silent: Jobs) -> None:
+    """Where an engine keeps one ticket of a job, most lanes work at any time, however many were sent in vain."""
+    post, lanes = One(), 4
+    inside, seen = 0, list[int]()
+
+    async def count(row: int) -> None:
+        nonlocal inside
+        inside += 1
+        seen.append(inside)
+        await asyncio.sleep(0.02)
+        inside -= 1
+
+    job = silent.submit(range(800), count, mode="auto")
+    with at_work(silent, post, lanes):
+        until(lambda: silent.job(job).state is JobState.SUCCEEDED, 60.0)
+
+    later = seen[400:-10]
+    # Alone, without the other lanes, it is 1.
+    assert sum(later) / len(later) > lanes / 2
+
+
 def shares(jobs: Jobs, job: JobRecord) -> Iterator[tuple[int, int]]:
     """Yield how many steps each claim took, of how many that were pending."""
     pending = job.counts.total

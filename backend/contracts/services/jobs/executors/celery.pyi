@@ -9,7 +9,7 @@ class CeleryExecutor:
     """Carry tickets over a broker, `amqp://…` or `redis://…`. ValueError for another."""
 
     def __init__(self, broker: str, *, queue: str = "holdfast") -> None: ...
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket) -> bool:
         """Send a ticket."""
     def cancel(self, ticket: Ticket) -> int:
         """Take back nothing: brokers cannot be searched, and what waits finds nothing to do."""

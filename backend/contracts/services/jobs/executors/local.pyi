@@ -9,7 +9,7 @@ class LocalExecutor:
     """Carry tickets to the workers of this process, those of jobs with the higher priority first."""
 
     def __init__(self) -> None: ...
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket) -> bool:
         """Send a ticket."""
     def cancel(self, ticket: Ticket) -> int:
         """Take back what waits of a ticket's job."""

@@ -13,8 +13,8 @@ class ProcrastinateExecutor:
     """
 
     def __init__(self, url: str, *, queue: str = "holdfast") -> None: ...
-    def submit(self, ticket: Ticket) -> None:
-        """Send a ticket, unless one of its job waits."""
+    def submit(self, ticket: Ticket) -> bool:
+        """Send a ticket, unless one of its job waits; return whether it was sent."""
     def cancel(self, ticket: Ticket) -> int:
         """Take back what waits of a ticket's job."""
     def work(self, take: Callable[[Ticket], None], *, at_once: int, stop: threading.Event) -> None:

@@ -17,8 +17,11 @@ class Ticket:
 class Executor(Protocol):
     """An engine that carries tickets to workers, on other machines too. Safe to share between threads."""
 
-    def submit(self, ticket: Ticket) -> None:
-        """Send a ticket. Raises whatever the engine does when it cannot be reached: a later one will do."""
+    def submit(self, ticket: Ticket) -> bool:
+        """Send a ticket; False if it keeps one of a job at most, and one waits.
+
+        Raises whatever the engine does when it cannot be reached: a later ticket will do.
+        """
     def cancel(self, ticket: Ticket) -> int:
         """Take back what waits of a ticket's job, as far as the engine can; return how many. The rest finds nothing."""
     def work(self, take: Callable[[Ticket], None], *, at_once: int, stop: threading.Event) -> None:

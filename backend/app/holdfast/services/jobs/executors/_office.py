@@ -156,7 +156,7 @@ class Office:
 
     def _submit(self, ticket: Ticket) -> None:
         try:
-            self._executor.submit(ticket)
+            sent = self._executor.submit(ticket)
         except Exception as error:
             if not self._away:
                 _log.warning("tickets cannot be sent, others will be: %r", error)
@@ -164,7 +164,8 @@ class Office:
         else:
             self._away = False
             with self._lock:
-                self._ahead[ticket.job] = self._ahead.get(ticket.job, 0) + 1
+                # What the engine did not take does not wait there.
+                self._ahead[ticket.job] = self._ahead.get(ticket.job, 0) + sent
 
     def _look_well(self, now: float) -> None:
         try:

@@ -76,7 +76,7 @@ class CeleryExecutor:
             return {}
         return {"x-consumer-timeout": _LONG * 1000, "x-max-priority": _PRIORITIES}
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket) -> bool:
         """Send a ticket."""
         # RabbitMQ has the largest number first, the emulation over Redis the smallest.
         priority = ticket.priority - 1 if self._redis else _PRIORITIES - ticket.priority
@@ -90,6 +90,7 @@ class CeleryExecutor:
                 retry=True,
                 retry_policy={"max_retries": 1, "interval_start": 0},
             )
+        return True
 
     def cancel(self, ticket: Ticket) -> int:
         """Take back nothing: brokers cannot be searched, and what waits finds nothing to do."""

@@ -26,9 +26,10 @@ class LocalExecutor:
         self._queue: queue.PriorityQueue[tuple[int, int, Ticket]] = queue.PriorityQueue()
         self._numbers = itertools.count()
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket) -> bool:
         """Send a ticket."""
         self._queue.put((ticket.priority, next(self._numbers), ticket))
+        return True
 
     def cancel(self, ticket: Ticket) -> int:
         """Take back what waits of a ticket's job."""

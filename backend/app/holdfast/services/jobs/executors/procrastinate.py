@@ -45,15 +45,18 @@ class ProcrastinateExecutor:
         self._lock = threading.Lock()
         self._app: Any = None
 
-    def submit(self, ticket: Ticket) -> None:
-        """Send a ticket, unless one of its job waits."""
+    def submit(self, ticket: Ticket) -> bool:
+        """Send a ticket, unless one of its job waits; return whether it was sent."""
         from procrastinate.exceptions import AlreadyEnqueued
 
         task = self._opened().configure_task(
             TASK, queue=self._queue, queueing_lock=self._lock_of(ticket), priority=-ticket.priority
         )
-        with suppress(AlreadyEnqueued):
+        try:
             task.defer(**words_of(ticket))
+        except AlreadyEnqueued:
+            return False
+        return True
 
     def cancel(self, ticket: Ticket) -> int:
         """Take back what waits of a ticket's job."""
