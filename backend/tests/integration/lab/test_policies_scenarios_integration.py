@@ -171,6 +171,11 @@ def test_a_policy_has_its_price(name: str) -> None:
     assert bare.size < 100
 
 
+def test_a_patient_batch_keeps_no_shard_down() -> None:
+    """A shard that was dead for a minute is well at once afterwards, however often `batch` tried it meanwhile."""
+    assert run("holdfast-batch", scenarios()["shard"], seeds=[103]).recovers_within(5)
+
+
 @pytest.mark.parametrize("kind", ["interactive", "sharded", "batch", "idempotent-read"])
 def test_each_kind_is_good_for_what_it_is_named_for(kind: str) -> None:
     """In the scenario that a kind is meant for, it is better there than the general one by what it is meant for."""
