@@ -18,7 +18,6 @@ from holdfast.infrastructure.resilience.circuit_breaker import CircuitBreaker, b
 from holdfast.infrastructure.resilience.deadline import remaining
 from holdfast.infrastructure.resilience.policy import Policy
 from holdfast.infrastructure.resilience.randomness import use_random
-from holdfast.infrastructure.resilience.retry import Retry
 from holdfast.infrastructure.resilience.states import CircuitState
 from holdfast.lab import _chance
 from holdfast.lab._chance import Chance, mix
@@ -287,9 +286,9 @@ class Simulation:
 
 
 def _begin_anew(policy: Policy) -> None:
-    """Have a policy that all clients share forget other runs, and the clock that it was on."""
+    """Have a policy that all clients share forget other runs, and the clock that it was on, as far as it can."""
     for part in policy._parts():
-        for one in (part, part.config.budget if isinstance(part, Retry) else None):
+        for one in (part, getattr(getattr(part, "config", None), "budget", None)):
             reset: Callable[[], None] | None = getattr(one, "reset", None)
             if reset is not None:
                 reset()

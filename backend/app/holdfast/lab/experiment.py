@@ -142,8 +142,8 @@ def run(
 ) -> Run:
     """Run a policy through a scenario once per seed; `seeds`: how many, or which.
 
-    A policy is a subject or the name of one, a function that makes one for each client, or one that all share, which
-    is reset before each run.
+    A policy is a subject or the name of one, a function that makes one for each client, or one that all share: its
+    budgets, and what of it has a `reset`, are reset before each run. Caches, families and learnt delays are not.
     LookupError for an unknown name; ImportError, naming the distribution, for a peer that is not installed.
     """
     who, what = _subject(policy), _scenario(scenario)

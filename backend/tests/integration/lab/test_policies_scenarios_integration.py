@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from holdfast import CircuitBreaker, Pipeline, Retry, RetryBudget, Window
+from holdfast import CircuitBreaker, Hedge, Pipeline, Retry, RetryBudget, Window
 from holdfast.infrastructure.resilience.clock import use_clock
 from holdfast.lab import (
     Scenario,
@@ -122,10 +122,21 @@ def test_a_shared_policy_begins_anew_in_each_run(short_file: Path) -> None:
     """What it learnt in other runs, or on the clock that it was made on, is no part of an experiment."""
     scenario = load_scenarios(short_file)["outage"]
     budget = RetryBudget("lab", ratio=0.1, min_per_second=0.1)
-    shared = Pipeline(Retry(3, budget=budget), CircuitBreaker("lab", open_for=60.0))
-    with use_clock(VirtualClock(1010.0)):
+    hedges = RetryBudget("lab", ratio=0.05, min_per_second=0.0)
+    shared = Pipeline(
+        Retry(3, budget=budget), Hedge(0.2, budget=hedges), CircuitBreaker("lab", open_for=60.0)
+    )
+
+    async def done() -> None:
+        """Succeed."""
+
+    async def before() -> None:
         for _ in range(300):
-            shared.call(str)
+            await shared.call(done)
+
+    clock = VirtualClock(1010.0)
+    with use_clock(clock):
+        clock.run(before())
     together = run(shared, scenario, seeds=[0, 1]).digests
     assert together == tuple(run(shared, scenario, seeds=[seed]).digests[0] for seed in (0, 1))
 

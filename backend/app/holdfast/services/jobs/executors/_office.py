@@ -165,7 +165,7 @@ class Office:
             self._away = False
             with self._lock:
                 # What the engine did not take does not wait there.
-                self._ahead[ticket.job] = self._ahead.get(ticket.job, 0) + sent
+                self._ahead[ticket.job] = self._ahead.get(ticket.job, 0) + (sent is not False)
 
     def _look_well(self, now: float) -> None:
         try:
