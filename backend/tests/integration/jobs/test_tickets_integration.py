@@ -114,6 +114,22 @@ def test_tickets_that_were_not_taken_keep_no_lane_idle(silent: Jobs) -> None:
     assert sum(later) / len(later) > lanes / 2
 
 
+def test_an_executor_that_says_nothing_has_sent(silent: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not tell whether it took a ticket is taken to have done so, and gets the next ones."""
+    post = Post()
+    send = post.submit
+
+    def tell_nothing(ticket: Ticket) -> None:
+        send(ticket)
+
+    monkeypatch.setattr(post, "submit", tell_nothing)
+    job = silent.submit(range(120), echo, mode="auto")
+    with at_work(silent, post):
+        until(lambda: silent.job(job).state is JobState.SUCCEEDED, 20.0)
+
+    assert len(post.sent) > 1
+
+
 def shares(jobs: Jobs, job: JobRecord) -> Iterator[tuple[int, int]]:
     """Yield how many steps each claim took, of how many that were pending."""
     pending = job.counts.total
